@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from proxy import __version__
 from proxy.app import Proxy, policy_files
 from proxy.errors import ProxyError
-from proxy.kernel.policy_routing import in_the_way, is_asked_for, planned
+from proxy.kernel.policy_routing import find_obstacles, is_configured, planned
 from proxy.kernel.private import become_namespace_owner
 from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError, Settings, load
@@ -73,12 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def dry_run(settings: Settings) -> Iterator[str]:
     """The changes that the kernel off-ramp would make to this namespace, and its obstacles. ProxyError: as at start."""
-    if not is_asked_for(settings):
+    if not is_configured(settings):
         yield "nothing would change in this network namespace (offramp: sockets)"
         return
     for change in planned(settings):
         yield f"would change  {change}"
-    for obstacle in in_the_way(settings):
+    for obstacle in find_obstacles(settings):
         yield f"{'note' if obstacle.is_note else 'in the way':12}  {obstacle}"
 
 

@@ -24,7 +24,7 @@ from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, load_hooks
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer
-from proxy.kernel.policy_routing import in_the_way, is_asked_for
+from proxy.kernel.policy_routing import find_obstacles, is_configured
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
 from proxy.offramps.kernel import KernelOffRamp
@@ -109,7 +109,7 @@ class Proxy:
         self._open_bridges(namespace)
         self._dialer = Dialer(namespace, self._bridges)
         defer.callback(self._dialer.close)
-        if is_asked_for(settings):
+        if is_configured(settings):
             remember, tun = partial(self._remember, flow_log), self._bridges[HEADER_BYTES].tun
             self._kernel = KernelOffRamp(settings, self.tenants, self._poller, remember, tun)
             defer.callback(self._kernel.close)
@@ -242,11 +242,11 @@ class Proxy:
         """Start the kernel off-ramp, or fall back to sockets with a warning. ProxyError: an on-ramp needs it."""
         left_over = flow_log.left_over
         if self._kernel is None:
-            KernelOffRamp(self.settings, self.tenants, self._poller).remove_left_over()
+            KernelOffRamp(self.settings, self.tenants, self._poller).remove_leftovers()
             _end_left_over(flow_log, left_over)
             return
         try:
-            obstacles = in_the_way(self.settings)
+            obstacles = find_obstacles(self.settings)
             _end_left_over(flow_log, self._kernel.start(plane, left_over))
         except (OSError, ProxyError) as error:
             self._kernel.close()

@@ -108,12 +108,12 @@ class Poller:
         """Let asyncio run next: something was scheduled there that should not wait."""
         self._must_yield = True
 
-    def before_turn(self, function: Callable[[], None]) -> None:
+    def add_before_turn(self, function: Callable[[], None]) -> None:
         """Call `function` whenever asyncio is about to run, to do the work deferred while packets were handled, so that
         no coroutine finds it undone."""
         self._before_turn.append(function)
 
-    def no_more_before_turn(self, function: Callable[[], None]) -> None:
+    def remove_before_turn(self, function: Callable[[], None]) -> None:
         self._before_turn.remove(function)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from proxy.control.http11 import HttpError
 from proxy.control.schema import HostKey, ProxyView, Recording, Screen, SSHView
 from proxy.control.ssh_schema import is_channel
-from proxy.session.messages import Shown
+from proxy.session.messages import TerminalOutput
 
 CHUNK_BYTES = 64 << 10
 MAX_QUEUED = 1_000  # messages; a slower watcher misses some
@@ -76,7 +76,7 @@ class ScreenWatcher:
 
     def __init__(self, view: ProxyView, channel_id: str, tenant: str | None) -> None:
         """Raises HttpError if no live session has such a channel."""
-        self._queue: asyncio.Queue[Shown | None] = asyncio.Queue(MAX_QUEUED)
+        self._queue: asyncio.Queue[TerminalOutput | None] = asyncio.Queue(MAX_QUEUED)
         self._lost = 0
         unwatch = _ssh(view).watch_channel(channel_id, tenant, self._put)
         if unwatch is None:
@@ -96,7 +96,7 @@ class ScreenWatcher:
             if message.is_over:
                 return
 
-    def _put(self, message: Shown | None) -> None:
+    def _put(self, message: TerminalOutput | None) -> None:
         if self._queue.full():
             dropped = self._queue.get_nowait()
             self._lost += 0 if dropped is None else dropped.lost + sum(len(data) for _, _, data in dropped.events)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from proxy.session.messages import Shown
+    from proxy.session.messages import TerminalOutput
 
 
 class HostKey(msgspec.Struct, kw_only=True, frozen=True):
@@ -56,7 +56,7 @@ class SSHView(Protocol):
         ...
 
     def watch_channel(
-        self, channel_id: str, tenant: str | None, watch: Callable[[Shown], None]
+        self, channel_id: str, tenant: str | None, watch: Callable[[TerminalOutput], None]
     ) -> Callable[[], None] | None:
         """Watch a terminal. Returns a function that ends the watch, or None if no such session is live."""
         ...

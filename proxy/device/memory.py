@@ -19,7 +19,7 @@ class MemoryTunnel:
 
     kind = "memory"
     kernel_hops = 0
-    opens = True
+    can_open_flows = True
     exit: Callable[[bytes | memoryview], int] | None = None
 
     def __init__(

@@ -42,7 +42,7 @@ RTN_UNICAST, RTN_UNREACHABLE, FR_ACT_TO_TBL = 1, 7, 1
 NLM_F_REPLACE = 0x100
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGE_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
-LAST = 0xFFFF_FFFF  # the metric of routes of last resort
+LAST_RESORT_METRIC = 0xFFFF_FFFF  # the metric of routes of last resort
 
 _ROUTE = struct.Struct("=8BI")  # family, dst length, src length, TOS, table, protocol, scope, type, flags
 
@@ -57,7 +57,7 @@ class Rule(msgspec.Struct, frozen=True):
     mask: int = 0
     interface: str | None = None  # the incoming interface; `lo`: packets of this host itself
     is_narrow: bool = False  # has further conditions; only in rules of other programs
-    is_opposite: bool = False  # inverted: matches all other packets; only in rules of other programs
+    is_inverted: bool = False  # matches all other packets; only in rules of other programs
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ HEADER_BYTES: dict[Protocol, int] = {  # without options
     "icmp": 8, "tcp": 20, "udp": 8, "gre": 4, "esp": 8, "ah": 12, "icmpv6": 8, "sctp": 12,
 }  # fmt: skip
 ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code in place of ports
-AS_ASKED = ""  # the origin is the requested destination
+AS_REQUESTED = ""  # the origin is the requested destination
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
 Record = TypeVar("Record", bound=FlowRecord)
@@ -51,12 +51,50 @@ _share_integer = _small_integers.setdefault
 class Flow:
     """Identity, state and counters of one flow. Its `handler` moves the bytes."""
 
-    __slots__ = ("_answer_key", "_id", "carrier", "chunk", "chunk_index", "client_path", "close_reason",
-                 "connected_at", "decisions", "destination", "destination_port", "details", "dscp", "egress",
-                 "egress_ip", "ended_ns", "handler", "history", "idle_checks", "is_recorded", "key", "last_count",
-                 "level", "offramp", "origin", "origin_path", "origin_tcp_ms", "policy_ms", "protocol", "route", "seq",
-                 "source", "source_port", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot",
-                 "tracked", "ttfb_ms", "verdict")  # fmt: skip
+    __slots__ = (
+        "_id",
+        "_reply_key",
+        "carrier",
+        "chunk",
+        "chunk_index",
+        "client_path",
+        "close_reason",
+        "connected_at",
+        "decisions",
+        "destination",
+        "destination_port",
+        "details",
+        "dscp",
+        "egress",
+        "egress_ip",
+        "ended_ns",
+        "handler",
+        "history",
+        "idle_checks",
+        "is_recorded",
+        "key",
+        "last_count",
+        "level",
+        "offramp",
+        "origin",
+        "origin_path",
+        "origin_tcp_ms",
+        "policy_ms",
+        "protocol",
+        "route",
+        "seq",
+        "source",
+        "source_port",
+        "started_at",
+        "started_ns",
+        "state",
+        "tenant",
+        "timer_due",
+        "timer_slot",
+        "tracked",
+        "ttfb_ms",
+        "verdict",
+    )  # fmt: skip
 
     client_payload, origin_payload, spliced = Detail[int](), Detail[int](), Detail[int]()
     client_tcp_ms = Detail[float | None]()
@@ -97,8 +135,8 @@ class Flow:
         self.origin_tcp_ms: float | None = None
         self.policy_ms: float | None = None
         self.ttfb_ms: float | None = None
-        self.history = ""  # equal histories share one object: see `noted`
-        self._answer_key: bytes | None = None
+        self.history = ""  # equal histories share one object: see `add_history`
+        self._reply_key: bytes | None = None
         self.close_reason: CloseReason | None = None
         self.tracked: tuple[Direction, Direction] | None = None  # of uninspected TCP: the client's, the origin's
         self.is_recorded = False  # its end record was published
@@ -150,20 +188,20 @@ class Flow:
         return endpoint(*self.target)
 
     @property
-    def far_key(self) -> bytes:
+    def outbound_key(self) -> bytes:
         """The flow's key in packets to the origin."""
         return self.key_towards(self.redirect)
 
     @property
-    def answer_key(self) -> bytes:
+    def reply_key(self) -> bytes:
         """The key of the flow's replies: one object for all tables, which saves 45 bytes per flow."""
         if self.details.redirect is not None:
-            return reverse_key(self.far_key)
-        if self._answer_key is None:
-            self._answer_key = reverse_key(self.key)
-        return self._answer_key
+            return reverse_key(self.outbound_key)
+        if self._reply_key is None:
+            self._reply_key = reverse_key(self.key)
+        return self._reply_key
 
-    def noted(self, letter: str) -> None:
+    def add_history(self, letter: str) -> None:
         """Add a letter to the history. Equal histories share one string, which saves 51 bytes per flow."""
         self.history = intern(self.history + letter)
 
@@ -198,7 +236,7 @@ class Flow:
         self.close_reason = reason
         return True
 
-    def widen(self) -> None:
+    def use_full_paths(self) -> None:
         """Replace the paths by those needed to leave otherwise than by the kernel off-ramp."""
         if not isinstance(self.client_path, Path):
             old, (self.client_path, self.origin_path) = (self.client_path, self.origin_path), (Path(), Path())
@@ -305,7 +343,7 @@ class Flow:
             origin_tcp_ms=self.origin_tcp_ms, policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
             protocol=self.protocol, src=address_text(self.source), src_port=self.source_port,
             dst=address_text(self.destination), dst_port=self.destination_port,
-            dscp=self.dscp, origin=self.destination_text if self.origin is AS_ASKED else self.origin,
+            dscp=self.dscp, origin=self.destination_text if self.origin is AS_REQUESTED else self.origin,
             egress_ip=self.egress_ip, total=total, delta=delta, level=self.level,
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,

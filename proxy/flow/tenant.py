@@ -23,7 +23,7 @@ FastPath = Callable[["Carrier", bytearray, int], bool]  # handles a packet, if i
 
 
 class PeerSocket(Protocol):
-    """A way into a tunnel that a hot loop may use directly."""
+    """A socket of a tunnel that a hot loop may use directly."""
 
     headers: dict[int, bytes]  # before packets of IP version 4 and 6
     packets: int
@@ -58,7 +58,7 @@ class Carrier(Protocol):
     sessions: dict[bytes, Any]  # UDP, the same, if not forwarded
     forwards: dict[bytes, Path]  # UDP, if forwarded
     is_closed: bool
-    opens: bool  # whether packets that arrive here may open flows
+    can_open_flows: bool  # whether packets that arrive here may open flows
 
     def owns(self, address: bytes) -> bool: ...
 
@@ -88,7 +88,7 @@ class Entry(Protocol):
     chunk_index: int
 
     @property
-    def answer_key(self) -> bytes: ...
+    def reply_key(self) -> bytes: ...
 
     def key_towards(self, redirect: Endpoint | None) -> bytes: ...
 
@@ -109,20 +109,21 @@ class Network:
         self.name, self.tenant = name, tenant
         self.routes: RouteTable | None = None  # None: everything leaves the proxy
         self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by size of the virtio-net header
-        self.again: dict[int, FastPath] = {}  # likewise: handlers of a tunnel's packets with a known decision
-        self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and which reach each other
-        self.is_own: Callable[[bytes], bool] = lambda address: False  # whether the host has this address
-        self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
+        self.fast_paths: dict[int, FastPath] = {}  # likewise: handlers of SYNs whose decision is cached
+        self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and which reach one another
+        self.is_host_address: Callable[[bytes], bool] = lambda address: False  # whether the host has this address
+        # whether an address is behind one of the on-ramps
+        self.can_reach: Callable[[Carrier, bytes], bool] = lambda ramp, address: False
         self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that only they have
         self.sites: dict[str, list[Carrier]] = {}  # the tunnels to a site's peers, by the site's name
-        said = tenant.settings.networks.get(name)
-        gateway = [ip_address(text) for text in (said and said.gateway) or tenant.settings.gateway]
+        settings = tenant.settings.networks.get(name)
+        gateway = [ip_address(text) for text in (settings and settings.gateway) or tenant.settings.gateway]
         self.gateways: Mapping[int, bytes] = {address.version: address.packed for address in gateway}
 
     def __repr__(self) -> str:
         return f"<network {self.name} of {self.tenant.name}>"
 
-    def answered(self, protocol: int, key: bytes, arrival: Carrier | None = None) -> Any:
+    def find_by_reply(self, protocol: int, key: bytes, arrival: Carrier | None = None) -> Any:
         """The flow from one of `ramps` whose replies have this key, or None.
 
         `arrival`: the on-ramp of the reply, which must lead to the flow's destination. None: the kernel has checked
@@ -132,7 +133,7 @@ class Network:
         for ramp in self.ramps:
             flow = ramp.flows.get(protocol, {}).get(reversed_)
             if flow is not None and flow.egress is flow.carrier:
-                return flow if arrival is None or self.leads_to(arrival, flow.destination) else None
+                return flow if arrival is None or self.can_reach(arrival, flow.destination) else None
         return None
 
     def attach(self, carrier: Carrier) -> None:
@@ -165,7 +166,7 @@ class Tenant:
         self.carriers: dict[str, Carrier] = {}  # open tunnels
         self._carriers_with_flows: dict[Carrier, None] = {}  # tunnels with flows in their tables, also closed ones
         self.count = 0  # flows in the tables
-        self.remembered = 0  # those of them that have ended, kept for their last packets
+        self.lingering = 0  # those of them that have ended, and are kept for their last packets
         self.opened: Counter[str] = Counter()  # flows since the start, by protocol
         self.live_by_protocol: Counter[str] = Counter()  # flows in the tables that have not ended, by protocol
         self.live_by_carrier: Counter[Carrier] = Counter()  # likewise, by each tunnel by which they arrive or leave
@@ -205,7 +206,7 @@ class Tenant:
     def refusal(self, now: float) -> DropReason | None:
         """Why no further flow may start now, or None after taking a token of the new-flow rate."""
         limits = self.settings.limits
-        if self.count - self.remembered >= limits.flows:
+        if self.count - self.lingering >= limits.flows:
             return DropReason.LIMIT_FLOWS
         rate = limits.new_flows_per_s
         self._tokens = min(rate, self._tokens + (now - self._filled_at) * rate)
@@ -225,7 +226,7 @@ class Tenant:
             other = self.find(flow.carrier, protocol, flow.key)
             return [] if other is None or other is flow else [other]
         arriving = self.find(flow.carrier, protocol, flow.key)
-        leaving = self.find(flow.egress, protocol, flow.answer_key)
+        leaving = self.find(flow.egress, protocol, flow.reply_key)
         others = (arriving,) if arriving is leaving else (arriving, leaving)
         return [other for other in others if other is not None and other is not flow]
 
@@ -254,7 +255,7 @@ class Tenant:
         for carrier, key in _table_keys(flow):
             table = carrier.flows.setdefault(protocol, {})
             earlier = table.get(key)
-            if earlier is not None and _is_own(earlier, carrier, key):
+            if earlier is not None and _is_original_key(earlier, carrier, key):
                 self._discount(earlier)
             table[key] = flow
             self._carriers_with_flows[carrier] = None
@@ -269,7 +270,7 @@ class Tenant:
             if table.get(key) is not flow:
                 continue
             del table[key]
-            if _is_own(flow, carrier, key):
+            if _is_original_key(flow, carrier, key):
                 self._discount(flow)
             if not table:
                 del carrier.flows[protocol]
@@ -280,7 +281,7 @@ class Tenant:
         self.count -= 1
         self._all_flows.remove(flow)
         if flow.is_ended:
-            self.remembered -= 1
+            self.lingering -= 1
         else:
             self._count_live(flow, -1)
 
@@ -297,7 +298,7 @@ class Tenant:
 
     def ended(self, flow: Entry) -> None:
         """Count a flow as ended. It stays in the tables for its last packets."""
-        self.remembered += 1
+        self.lingering += 1
         if flow.chunk is not None:
             self._count_live(flow, -1)
 
@@ -311,7 +312,7 @@ class Tenant:
         for carrier in self._carriers_with_flows:
             for table in carrier.flows.values():
                 for key, flow in table.items():
-                    if _is_own(flow, carrier, key):
+                    if _is_original_key(flow, carrier, key):
                         yield flow
 
     def slices(self) -> Iterator[list[Any]]:
@@ -321,15 +322,15 @@ class Tenant:
 
 def is_kernel_forwarded(arrival: Carrier, egress: Carrier | None) -> bool:
     """Whether the kernel forwards flows that leave this way: by an exit, or back by the on-ramp that they come from."""
-    return egress is not None and egress.exit is not None and (egress is arrival or not egress.opens)
+    return egress is not None and egress.exit is not None and (egress is arrival or not egress.can_open_flows)
 
 
 def _table_keys(flow: Entry) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]
-    return [(flow.carrier, flow.key), (flow.egress, flow.answer_key)]
+    return [(flow.carrier, flow.key), (flow.egress, flow.reply_key)]
 
 
-def _is_own(flow: Entry, carrier: Carrier, key: bytes) -> bool:
+def _is_original_key(flow: Entry, carrier: Carrier, key: bytes) -> bool:
     """Whether this is the key of the flow's packets, and not of its replies."""
     return flow.carrier is carrier and flow.key == key

@@ -14,9 +14,9 @@ import sys
 
 import proxy.inspect
 import proxy.policy.language
-from proxy.inspect.farewell import prepare
+from proxy.inspect.close_notify import prepare
 from proxy.inspect.inspector import TICK_S, Inspector
-from proxy.inspect.sandbox import give_up_rights
+from proxy.inspect.sandbox import drop_privileges
 from proxy.poller import Poller
 from proxy.session.channel import SocketChannel
 from proxy.session.messages import Ready, decode_to_inspector
@@ -32,10 +32,8 @@ IMPORTED_LATER = ("encodings.idna", "encodings.punycode", "encodings.ascii", "en
 def main(descriptor: int, *, reads_ssh: bool, logs_keys: bool) -> None:
     """Serve until the proxy closes the channel."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to the whole process group: the proxy decides when inspectors stop
+    # sent to the whole process group: the proxy decides when inspectors stop
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     gc.set_threshold(*COLLECT)
     _keep_memory()
@@ -45,8 +43,8 @@ def main(descriptor: int, *, reads_ssh: bool, logs_keys: bool) -> None:
 
 
 def _keep_memory() -> None:
-    """Have the C library keep what it has freed. Otherwise it may return the pieces of bulk to the kernel at each event
-    and get them again page by page: 300 to 600 faults for each MB."""
+    """Have the C library keep freed memory. Otherwise it may return the buffers of bulk data to the kernel at each
+    event, and fault them in again page by page: 300 to 600 faults for each MB."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
@@ -69,7 +67,7 @@ async def _serve(sock: socket.socket, logs_keys: bool) -> None:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     poller = Poller(loop)
     inspector = Inspector(poller)
-    shortfalls = give_up_rights(logs_keys=logs_keys)
+    shortfalls = drop_privileges(logs_keys=logs_keys)
     inspector.channel = SocketChannel(sock, poller, decode_to_inspector, inspector.receive, over.set)
     inspector.send(Ready(shortfalls))
 

@@ -73,29 +73,29 @@ class Dial:
             self._opened(SocketStream(Side.ORIGIN, sock, self._poller, self._turn, self._crashed))
             return
         try:
-            secured = handshakes.towards_origin(self._tls, sock, server_name, (host, port), alpn, True)
+            tls_sock = handshakes.wrap_origin(self._tls, sock, server_name, (host, port), alpn, True)
         except (OSError, ValueError) as error:
             sock.close()
             self._is_closed = True
             self._then(ProxyError(f"TLS: {error}", side="origin").because(error))
             return
-        self._sock = secured
+        self._sock = tls_sock
 
-        def shaken(failure: Failure | None) -> None:
+        def handshake_done(failure: Failure | None) -> None:
             self._handshake = None
             with self._turn:
                 if failure is not None:
                     self.close()
                     self._then(ProxyError(failure.reason, side="origin").because(failure.error))
                     return
-                facts = facts_of(secured, server_name)
-                issuer = self._tls.issuer(secured, server_name, host, port, True)
-                learnt = self._tls.learner(server_name, host, port, True, issuer)
+                facts = facts_of(tls_sock, server_name)
+                issuer = self._tls.issuer(tls_sock, server_name, host, port, True)
+                after_read = self._tls.session_saver(server_name, host, port, True, issuer)
                 self._sock = None
-                stream = TLSStream(Side.ORIGIN, secured, self._poller, self._turn, self._crashed, facts, learnt)
+                stream = TLSStream(Side.ORIGIN, tls_sock, self._poller, self._turn, self._crashed, facts, after_read)
                 self._opened(stream)
 
-        self._handshake = Handshake(secured, alpn, self._poller, shaken)
+        self._handshake = Handshake(tls_sock, alpn, self._poller, handshake_done)
         self._handshake.start()
 
     def finish(self, settled: Callable[[], None]) -> None:

@@ -56,9 +56,7 @@ class Handshake:
         if self._is_over:
             return
         if self.sock.server_side:
-            set_alpn(
-                self._context, self._alpn
-            )  # OpenSSL reads it at the ClientHello; other handshakes share the context
+            set_alpn(self._context, self._alpn)  # read by OpenSSL at the ClientHello; the context is shared
         failure = None
         try:
             self.sock.do_handshake()
@@ -71,7 +69,7 @@ class Handshake:
         except ssl.SSLCertVerificationError as error:
             failure = Failure(error, error.verify_message or "certificate verify failed", True, error.verify_code)
         except ssl.SSLError as error:
-            failure = Failure(error, words(error))
+            failure = Failure(error, error_text(error))
         except OSError as error:
             failure = Failure(error, error.strerror or str(error))
         except ValueError as error:  # a name or certificate that `ssl` itself rejects
@@ -81,14 +79,14 @@ class Handshake:
 
     def _crashed(self, error: BaseException) -> None:
         self.stop()
-        self._then(Failure(OSError(errno.EPROTO, repr(error)), "an unexpected error in the handshake"))
+        self._then(Failure(OSError(errno.EPROTO, repr(error)), "unexpected error in the handshake"))
 
 
-def towards_origin(
+def wrap_origin(
     tls: TenantTLS, sock: socket.socket, name: str, endpoint: tuple[str, int], alpn: Sequence[str], verified: bool
 ) -> ssl.SSLSocket:
     """A TLS socket that takes over `sock`, before its handshake. ValueError: `name` is not a host name."""
-    context = tls.towards_origin(verified)
+    context = tls.origin_context(verified)
     set_alpn(context, alpn)
     return context.wrap_socket(
         sock,
@@ -98,27 +96,27 @@ def towards_origin(
     )
 
 
-def towards_client(tls: TenantTLS, sock: socket.socket, name: str, untrusted: bool) -> ssl.SSLSocket:
+def wrap_client(tls: TenantTLS, sock: socket.socket, name: str, untrusted: bool) -> ssl.SSLSocket:
     """A TLS socket that takes over `sock`, before its handshake."""
-    context = tls.towards_client(name, untrusted)
+    context = tls.client_context(name, untrusted)
     return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
-def words(error: ssl.SSLError) -> str:
+def error_text(error: ssl.SSLError) -> str:
     """OpenSSL's name of the error, in lower case: `tlsv1 alert unknown ca`."""
     if isinstance(error, ENDS) or error.reason is None:
         return "the connection ended in the handshake"
     return error.reason.lower().replace("_", " ")
 
 
-def is_refusal(error: OSError) -> bool:
+def is_rejection(error: OSError) -> bool:
     """Whether the client rejected the certificate by an alert: it may have pinned another."""
     if not isinstance(error, ssl.SSLError) or error.reason is None:
         return False
-    said = error.reason.upper()
-    return any(each in said for each in ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN"))
+    reason = error.reason.upper()
+    return any(each in reason for each in ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN"))
 
 
-def is_departure(error: OSError) -> bool:
+def is_abandonment(error: OSError) -> bool:
     """Whether the client closed without an alert: it may have pinned another certificate, or was cancelled."""
     return isinstance(error, (ConnectionResetError, BrokenPipeError, *ENDS))

@@ -1,4 +1,4 @@
-"""An inspector: receives sessions over its channel and reads them; asks the proxy for what it has no rights to."""
+"""An inspector: receives sessions over its channel and reads them; asks the proxy for what it may not do itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from proxy.flow.timers import Wheel
+from proxy.inspect.hook_arguments import encode_argument
 from proxy.inspect.key_pipe import KeyPipe
 from proxy.inspect.opening import Opening
-from proxy.inspect.questions import plain
 from proxy.inspect.session import Session
 from proxy.inspect.sockets import Turn
 from proxy.inspect.tls import TenantTLS
-from proxy.policy.carried import READ_PHASES, Known, SessionJudge
+from proxy.policy.carried import READ_PHASES, FactsCache, SessionJudge
 from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.channel import Channel
@@ -37,10 +37,10 @@ from proxy.session.messages import (
     HookAnswer,
     HookData,
     HookNotice,
-    HookWanted,
+    HookRequest,
+    HostException,
     Kill,
     LeafAnswer,
-    Learnt,
     LimitAnswer,
     Open,
     Part,
@@ -60,9 +60,11 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 RECORDS_S = 0.02  # how long request records are batched: a message for each costs 25 us on either side
 RECORDS_BYTES = 64 << 10
-WHY = "the policy failed"
+POLICY_FAILED = "the policy failed"
 FAILED = {
-    phase: Ruling(Failure(action="deny", reason=WHY), [Decision(phase, "policy", "deny", reason=WHY)])
+    phase: Ruling(
+        Failure(action="deny", reason=POLICY_FAILED), [Decision(phase, "policy", "deny", reason=POLICY_FAILED)]
+    )
     for phase in READ_PHASES
 }
 ANSWERS = (
@@ -87,10 +89,10 @@ class Inspector:
         self._key_pipes: dict[str, KeyPipe] = {}
         self._exceptions: dict[str, dict[str, str]] = {}
         self._requests = itertools.count(1)
-        self._waiting: dict[int, Callable[[Any, list[int]], None]] = {}
+        self._pending: dict[int, Callable[[Any, list[int]], None]] = {}
         self._is_draining = False
         self._parts = bytearray()
-        self._records: list[Record] = []  # on their way to the proxy
+        self._records: list[Record] = []  # not yet sent to the proxy
         self._record_bytes = 0
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
@@ -128,7 +130,7 @@ class Inspector:
         return found
 
     def _key_log(self, tenant: str) -> str | None:
-        """The path to which OpenSSL writes the tenant's secrets. None: not wanted, or not possible (said at start)."""
+        """The path to which OpenSSL writes the tenant's secrets. None: the sandbox prevents it (reported at start)."""
         if tenant not in self._key_pipes:
             self._key_pipes[tenant] = KeyPipe(self.poller, lambda lines: self.send(Secrets(tenant, lines)))
         pipe = self._key_pipes[tenant]
@@ -158,19 +160,19 @@ class Inspector:
             records, self._records, self._record_bytes = self._records, [], 0
             self.channel.send(Records(records))
 
-    def ask_proxy(self, wanted: Callable[[int], msgspec.Struct], then: Callable[[Any, list[int]], None]) -> None:
+    def ask_proxy(self, make_request: Callable[[int], msgspec.Struct], then: Callable[[Any, list[int]], None]) -> None:
         request = next(self._requests)
-        self._waiting[request] = then
-        self.send(wanted(request))
+        self._pending[request] = then
+        self.send(make_request(request))
 
     def judge(
-        self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any], known: Known | None = None
+        self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any], cache: FactsCache | None = None
     ) -> Ruling | None:
-        """The verdict of the policies; an error in a policy denies. `known`: see `SessionJudge.judge`."""
+        """The verdict of the policies; an error in a policy denies. `cache`: see `SessionJudge.judge`."""
         if self._policies is None:
             return None
         try:
-            return self._policies.judge(flow.tenant, phase, flow.known, facts, time.time(), known)
+            return self._policies.judge(flow.tenant, phase, flow.policy_facts, facts, time.time(), cache)
         except Exception:
             log.exception("the policy failed on flow %s", flow.id)
             return FAILED[phase]
@@ -179,32 +181,32 @@ class Inspector:
         return hook in self._configuration.hooks
 
     def ask_hook(self, session: int, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
-        told = plain(argument)
-        data: bytes = told.get("data", b"")
-        changed = bytearray()
+        encoded = encode_argument(argument)
+        data: bytes = encoded.get("data", b"")
+        replacement = bytearray()
 
-        def wanted(request: int) -> HookWanted:
-            if len(data) > PART_BYTES:  # larger than a message of the channel
-                told["data"] = b""
+        def make_request(request: int) -> HookRequest:
+            if len(data) > PART_BYTES:  # too large for one message
+                encoded["data"] = b""
                 for start in range(0, len(data), PART_BYTES):
                     self.channel.send(HookData(request, session, data[start : start + PART_BYTES]))
-            return HookWanted(request, session, hook, told)
+            return HookRequest(request, session, hook, encoded)
 
         def answered(answer: HookAnswer, _: list[int]) -> None:
             verdict = answer.verdict
             if answer.data is not None:
-                changed.extend(answer.data)
+                replacement.extend(answer.data)
             if answer.is_more:
-                self._waiting[answer.request] = answered
+                self._pending[answer.request] = answered
             elif verdict is not None:
                 then(Failure(action="deny", reason=verdict.reason) if answer.is_failure else verdict)
             else:
-                then(None if answer.data is None else bytes(changed))
+                then(None if answer.data is None else bytes(replacement))
 
-        self.ask_proxy(wanted, answered)
+        self.ask_proxy(make_request, answered)
 
-    def tell_hook(self, session: int, hook: str, argument: Any) -> None:
-        self.channel.send(HookNotice(session, hook, plain(argument)))
+    def notify_hook(self, session: int, hook: str, argument: Any) -> None:
+        self.channel.send(HookNotice(session, hook, encode_argument(argument)))
 
     def forget(self, session: Session) -> None:
         self.sessions.pop(session.number, None)
@@ -213,7 +215,7 @@ class Inspector:
         if isinstance(message, Open):
             self._open(message, descriptors)
         elif isinstance(message, ANSWERS):
-            then = self._waiting.pop(message.request, None)
+            then = self._pending.pop(message.request, None)
             if then is not None:
                 with self.turn:
                     then(message, descriptors)
@@ -223,8 +225,8 @@ class Inspector:
         elif isinstance(message, Kill):
             if (session := self.sessions.get(message.session)) is not None:
                 session.killed()
-        elif isinstance(message, Learnt):
-            self._learn(message)
+        elif isinstance(message, HostException):
+            self._update_exceptions(message)
         elif isinstance(message, Drain):
             self._is_draining = True
             for session in list(self.sessions.values()):
@@ -244,7 +246,7 @@ class Inspector:
             self._policies = None if message.policies is None else SessionJudge(message.policies)
         self._configuration = message
 
-    def _learn(self, message: Learnt) -> None:
+    def _update_exceptions(self, message: HostException) -> None:
         hosts = self._exceptions.setdefault(message.tenant, {})
         if message.is_over:
             hosts.pop(message.host, None)
@@ -258,8 +260,8 @@ class Inspector:
             self.send(Ended(message.session, "proxy_error", "proxy", "both"))
             return
         flow = message.flow
-        known = {sys.intern(name): value for name, value in flow.known.items()}  # saves 1.5 KiB a session
-        flow = msgspec.structs.replace(flow, known=known)
+        facts = {sys.intern(name): value for name, value in flow.policy_facts.items()}  # saves 1.5 KiB a session
+        flow = msgspec.structs.replace(flow, policy_facts=facts)
         family = socket.AF_INET6 if ":" in flow.dst else socket.AF_INET
         client, origin = (socket.socket(family, socket.SOCK_STREAM, 0, each) for each in descriptors[:2])
         del descriptors[:2]

@@ -17,10 +17,10 @@ CHUNK = 65_536
 
 
 class KeyPipe:
-    """Reads complete lines in the format of SSLKEYLOGFILE, and passes them to `found`."""
+    """Reads complete lines in the format of SSLKEYLOGFILE, and passes them to `on_lines`."""
 
-    def __init__(self, poller: Poller, found: Callable[[bytes], None]) -> None:
-        self._poller, self._found, self._rest = poller, found, b""
+    def __init__(self, poller: Poller, on_lines: Callable[[bytes], None]) -> None:
+        self._poller, self._on_lines, self._rest = poller, on_lines, b""
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         with contextlib.suppress(OSError):  # beyond the user's limit (pipe(7), pipe-user-pages-soft)
             fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -49,7 +49,7 @@ class KeyPipe:
         with contextlib.suppress(BlockingIOError):
             lines, newline, self._rest = (self._rest + os.read(self._reading, CHUNK)).rpartition(b"\n")
             if newline:
-                self._found(lines + newline)
+                self._on_lines(lines + newline)
 
     def _crashed(self, error: BaseException) -> None:
         """Drop what cannot be passed on; sessions go on."""

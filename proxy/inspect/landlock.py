@@ -70,7 +70,7 @@ def _allow(ruleset: int, path: str) -> None:
 
 def _latest(rights: dict[int, int], version: int) -> int:
     """The rights of the newest ABI in `rights` up to `version`."""
-    return max((known for since, known in rights.items() if since <= version), default=0)
+    return max((mask for since, mask in rights.items() if since <= version), default=0)
 
 
 def _call(number: int, *arguments: object) -> int:

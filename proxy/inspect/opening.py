@@ -1,7 +1,7 @@
 """From two connected sockets to a handler: sniff, ask policies and the hook, then terminate TLS or pass the session on.
 
-What cannot be read is never broken: while the client's bytes have only been peeked at, the session can be handed back
-to the proxy, which relays it. If the connection to the origin has been used by then, a new one is dialled.
+A session that cannot be read still works: while the client's bytes have only been peeked at, it can be handed back to
+the proxy, which relays it. If the connection to the origin has been used by then, a new one is dialled.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from proxy.inspect.ssh.session import SSHSession
 from proxy.inspect.stream import Handler, Side
 from proxy.inspect.tls import CERTIFICATE_ALERTS, TenantTLS, alert, facts_of
 from proxy.session.facts import TLSFacts
-from proxy.session.messages import LeafAnswer, Learnt
+from proxy.session.messages import HostException, LeafAnswer
 from proxy.verdict import Decision, Verdict
 from proxy.wire.client_hello import Hello
 from proxy.wire.sniff import Sniffed
 
 ASKS_CERTIFICATE = "the origin asks for a client's certificate"
-LEFT_IN_A_ROW = 3  # handshakes in a row that clients abandon without an alert, until the host is taken as pinned
+PINNED_AFTER = 3  # consecutive handshakes abandoned without an alert after which a host counts as pinned
 UNREAD = ("packet", "stream")  # levels
 
 
@@ -42,7 +42,7 @@ class Opening:
     def __init__(
         self, session: Session, tls: TenantTLS, exceptions: Mapping[str, str], *, sniff_s: float, handshake_s: float
     ) -> None:
-        """`exceptions`: hosts that are passed unread, and why, as learnt from earlier sessions."""
+        """`exceptions`: hosts that are passed unread, and why, as earlier sessions have shown."""
         self._session, self._tls, self._exceptions = session, tls, exceptions
         self._sniff_s, self._handshake_s = sniff_s, handshake_s
         self._sniffer: Sniffer | None = None
@@ -68,11 +68,11 @@ class Opening:
         elif self._handshake is not None and self._handshake.sock.server_side:
             self._client_failed(Failure(OSError("timeout"), "the handshake took too long"))
         else:
-            self._say(error="the origin's handshake took too long")
+            self._update_record(error="the origin's handshake took too long")
             session.end("origin_timeout", "origin")
 
     def drain(self) -> None:
-        """Nothing to do: no protocol is spoken yet."""
+        """Nothing to do: no protocol has begun."""
 
     def stop(self) -> None:
         if self._sniffer is not None:
@@ -86,7 +86,7 @@ class Opening:
         assert self._hello is not None
         return self._hello.sni or self._session.flow.dst
 
-    # What does the client speak?
+    # Protocol detection.
 
     def _sniffed(self, finding: Finding) -> None:
         session = self._session
@@ -95,10 +95,10 @@ class Opening:
             session.protocol = finding.protocol.value
         if self._level == "ssh" and finding.protocol is not Sniffed.SSH:
             self._pass(finding.why or "it is not SSH")
-        elif finding.hello is not None and finding.has_ended:  # it waits for no answer: no handshake can complete
+        elif finding.hello is not None and finding.has_ended:  # it sends no more: no handshake can complete
             session.end("client_closed", "client")
         elif finding.hello is not None:
-            self._is_tls(finding.hello)
+            self._handle_hello(finding.hello)
         elif finding.protocol is Sniffed.SSH and (ssh := self._tls.rules.ssh) is not None and self._level != "tls":
             SSHSession(session, ssh).start()
         elif finding.protocol in (Sniffed.HTTP1, Sniffed.HTTP2) and self._level == "http":
@@ -108,34 +108,36 @@ class Opening:
             else:
                 self._open_plain(reader)
         else:
-            self._pass(finding.why or f"{finding.protocol.value}, which is not read here")
+            self._pass(finding.why or f"{finding.protocol.value}, which is not inspected")
 
     def _open_plain(self, reader: Callable[[Session], Handler]) -> None:
-        session, home = self._session, self._session.home
+        session, inspector = self._session, self._session.inspector
         for side in Side:
-            session.open(side, SocketStream(side, session.socket_of(side), session.poller, home.turn, session.crashed))
+            session.open(
+                side, SocketStream(side, session.socket_of(side), session.poller, inspector.turn, session.crashed)
+            )
         session.begin(reader(session))
 
-    def _is_tls(self, hello: Hello) -> None:
+    def _handle_hello(self, hello: Hello) -> None:
         session = self._session
         self._hello = hello
         session.tls_record = tls_record(hello)
         if (why := self._exceptions.get(self._host)) is not None:
             self._pass(why)
             return
-        session.flow.known.update(self._facts(hello))
+        session.flow.policy_facts.update(self._facts(hello))
         ruling = session.judge("tls", {})
         if ruling is not None:
             session.decisions = session.decisions + ruling.decisions
             if not self._obey(ruling.verdict):
                 return
         if session.has("tls_client_hello"):
-            session.ask("tls_client_hello", self._question(hello), self._answered)
+            session.ask("tls_client_hello", hello, self._hook_answered)
         else:
-            self._ask_origin()
+            self._start_origin_handshake()
 
     def _facts(self, hello: Hello) -> dict[str, Any]:
-        """The fields for rules of the phase `tls`, beside those of the flow."""
+        """The fields for rules of the phase `tls`, in addition to those of the flow."""
         record = self._session.tls_record
         assert record is not None
         name = hello.sni or ""
@@ -149,29 +151,26 @@ class Opening:
             "tls.ja4": record.ja4,
         }
 
-    def _question(self, hello: Hello) -> Any:
-        return hello
-
-    def _answered(self, answer: Any) -> None:
+    def _hook_answered(self, answer: Any) -> None:
         """Take the hook's answer: None, the reason of a denial, or a verdict."""
         session = self._session
         if answer is None:
-            self._ask_origin()
+            self._start_origin_handshake()
             return
         verdict = Verdict(action="deny", reason=answer) if isinstance(answer, str) else answer
-        said = Decision("tls_client_hello", "hook", verdict.action, reason=verdict.reason)
-        session.decisions = [*session.decisions, said]
+        decision = Decision("tls_client_hello", "hook", verdict.action, reason=verdict.reason)
+        session.decisions = [*session.decisions, decision]
         if self._obey(verdict):
-            self._ask_origin()
+            self._start_origin_handshake()
 
     def _obey(self, verdict: Verdict) -> bool:
         """Apply `verdict`. Returns whether inspection continues."""
         session = self._session
         if verdict.is_denial:
-            is_told = verdict.refusal != "drop"  # by an alert, which tells the client more than a TCP reset
-            if is_told:
-                _send_last(session.socket_of(Side.CLIENT), alert("access_denied"))
-            session.end("denied", "proxy", "origin" if is_told else "both")
+            sends_alert = verdict.refusal != "drop"  # by an alert, which tells the client more than a TCP reset
+            if sends_alert:
+                _send_final(session.socket_of(Side.CLIENT), alert("access_denied"))
+            session.end("denied", "proxy", "origin" if sends_alert else "both")
             return False
         if verdict.level in UNREAD:
             self._pass("policy", decided=True)
@@ -180,9 +179,9 @@ class Opening:
             self._level = verdict.level
         return True
 
-    # The origin first.
+    # The origin's handshake comes first.
 
-    def _ask_origin(self) -> None:
+    def _start_origin_handshake(self) -> None:
         session, hello = self._session, self._hello
         assert hello is not None
         session.arm(self._handshake_s)
@@ -193,7 +192,7 @@ class Opening:
             if hello.alpn and not offered:
                 self._level, offered = "tls", list(hello.alpn)
         try:
-            secured = handshakes.towards_origin(
+            tls_sock = handshakes.wrap_origin(
                 self._tls,
                 session.socket_of(Side.ORIGIN),
                 self._host,
@@ -202,39 +201,39 @@ class Opening:
                 self._is_verified,
             )
         except (OSError, ValueError) as error:
-            self._redial(f"no TLS client can be made for this name: {error}")
+            self._redial(f"TLS is not possible with this name: {error}")
             return
-        session.replace_socket(Side.ORIGIN, secured)
-        self._handshake = Handshake(secured, offered, session.poller, self._origin_shaken)
+        session.replace_socket(Side.ORIGIN, tls_sock)
+        self._handshake = Handshake(tls_sock, offered, session.poller, self._origin_handshake_done)
         self._handshake.start()
 
-    def _origin_shaken(self, failure: Failure | None) -> None:
+    def _origin_handshake_done(self, failure: Failure | None) -> None:
         session = self._session
         assert self._handshake is not None
         sock, self._handshake = self._handshake.sock, None
         if failure is not None:
             self._origin_failed(failure)
             return
-        if sock in self._tls.asked_by:
-            self._say(asks_certificate=True)
+        if sock in self._tls.certificate_requesters:
+            self._update_record(asks_certificate=True)
             if self._tls.rules.client_certificates == "pass":
-                session.home.send(Learnt(session.number, self._host, ASKS_CERTIFICATE))
+                session.inspector.send(HostException(session.number, self._host, ASKS_CERTIFICATE))
                 self._redial(ASKS_CERTIFICATE)
                 return
         facts, flow = facts_of(sock, self._host, is_verified=self._is_verified), session.flow
         self._origin_facts = facts
         self._issuer = self._tls.issuer(sock, self._host, flow.dst, flow.dst_port, self._is_verified)
-        self._say(
+        self._update_record(
             origin_version=facts.version, origin_cipher=facts.cipher, origin_is_resumed=facts.is_resumed,
             issuer=self._issuer,
         )  # fmt: skip
-        self._want_leaf()
+        self._request_leaf()
 
     def _origin_failed(self, failure: Failure) -> None:
         """Do what the tenant's settings say about an untrusted certificate, or a failed handshake, of the origin."""
-        session, wish = self._session, self._tls.rules.bad_certificate
-        self._say(error=failure.reason)
-        if failure.is_certificate and wish == "untrusted":
+        session, action = self._session, self._tls.rules.bad_certificate
+        self._update_record(error=failure.reason)
+        if failure.is_certificate and action == "untrusted":
             self._is_verified = False
             session.redial(self._redialled)
             return
@@ -242,22 +241,22 @@ class Opening:
         hello = self._hello
         assert hello is not None
         reads_http = self._level == "http" and (not hello.alpn or any(each in HTTP_ALPN for each in hello.alpn))
-        if wish == "page" and reads_http and READERS:
+        if action == "page" and reads_http and READERS:
             session.socket_of(Side.ORIGIN).close()
             self._origin_facts = None
-            self._want_leaf()
+            self._request_leaf()
             return
-        said = (
+        alert_name = (
             CERTIFICATE_ALERTS.get(failure.code, "bad_certificate") if failure.is_certificate else "handshake_failure"
         )
-        _send_last(session.socket_of(Side.CLIENT), alert(said))
+        _send_final(session.socket_of(Side.CLIENT), alert(alert_name))
         session.end("origin_tls_error", "origin", "origin")
 
     def _redialled(self, sock: socket.socket | None) -> None:
         if sock is None:
             self._session.end("origin_unreachable", "origin")
         else:
-            self._ask_origin()
+            self._start_origin_handshake()
 
     def _redial(self, why: str) -> None:
         """Pass the session on unread, over a new connection to the origin, since this one has been used."""
@@ -270,63 +269,61 @@ class Opening:
 
         self._session.redial(redialled)
 
-    # Then the client.
+    # Then the client's.
 
-    def _want_leaf(self) -> None:
+    def _request_leaf(self) -> None:
         name, untrusted = self._host, not self._is_verified
-        if self._tls.has(name, untrusted):
-            self._shake_client()
+        if self._tls.has_leaf(name, untrusted):
+            self._start_client_handshake()
         else:
-            self._session.want_leaf(name, untrusted, self._leaf_came)
+            self._session.request_leaf(name, untrusted, self._leaf_received)
 
-    def _leaf_came(self, answer: LeafAnswer) -> None:
+    def _leaf_received(self, answer: LeafAnswer) -> None:
         problem = answer.error
         if problem is None:
             try:
-                self._tls.keep(self._host, not self._is_verified, answer)
+                self._tls.add_leaf(self._host, not self._is_verified, answer)
             except OSError as error:
                 problem = f"the leaf cannot be used: {error}"
         if problem is None:
-            self._shake_client()
+            self._start_client_handshake()
         else:
             self._redial(problem)
 
-    def _shake_client(self) -> None:
+    def _start_client_handshake(self) -> None:
         session = self._session
-        secured = handshakes.towards_client(
-            self._tls, session.socket_of(Side.CLIENT), self._host, not self._is_verified
-        )
-        session.replace_socket(Side.CLIENT, secured)
+        tls_sock = handshakes.wrap_client(self._tls, session.socket_of(Side.CLIENT), self._host, not self._is_verified)
+        session.replace_socket(Side.CLIENT, tls_sock)
         agreed = [self._origin_facts.alpn] if self._origin_facts is not None and self._origin_facts.alpn else []
         if self._origin_facts is None and self._hello is not None:  # the client gets an error page only
             agreed = [each for each in self._hello.alpn if each in HTTP_ALPN]
-        self._handshake = Handshake(secured, agreed, session.poller, self._client_shaken)
+        self._handshake = Handshake(tls_sock, agreed, session.poller, self._client_handshake_done)
         self._handshake.start()
 
-    def _client_shaken(self, failure: Failure | None) -> None:
+    def _client_handshake_done(self, failure: Failure | None) -> None:
         session = self._session
         assert self._handshake is not None
         sock, self._handshake = self._handshake.sock, None
         if failure is not None:
             self._client_failed(failure)
             return
-        self._tls.stayed(self._host)
+        self._tls.reset_abandoned(self._host)
         facts = facts_of(sock, self._hello.sni if self._hello is not None else None)
-        self._say(
+        self._update_record(
             action="terminate", version=facts.version, cipher=facts.cipher, alpn=facts.alpn,
             is_resumed=facts.is_resumed,
         )  # fmt: skip
         session.level = self._level
-        home, flow = session.home, session.flow
-        session.open(Side.CLIENT, TLSStream(Side.CLIENT, sock, session.poller, home.turn, session.crashed, facts))
+        inspector, flow = session.inspector, session.flow
+        session.open(Side.CLIENT, TLSStream(Side.CLIENT, sock, session.poller, inspector.turn, session.crashed, facts))
         if self._origin_facts is not None:
             origin = session.socket_of(Side.ORIGIN)
             assert isinstance(origin, ssl.SSLSocket)
-            learner = self._tls.learner(self._host, flow.dst, flow.dst_port, self._is_verified, self._issuer)
+            after_read = self._tls.session_saver(self._host, flow.dst, flow.dst_port, self._is_verified, self._issuer)
             session.open(
                 Side.ORIGIN,
                 TLSStream(
-                    Side.ORIGIN, origin, session.poller, home.turn, session.crashed, self._origin_facts, learner
+                    Side.ORIGIN, origin, session.poller, inspector.turn, session.crashed, self._origin_facts, after_read
                 ),
             )  # fmt: skip
         session.begin(self._reader(facts.alpn))
@@ -346,9 +343,9 @@ class Opening:
     def _client_failed(self, failure: Failure) -> None:
         """The handshake with the client failed: it may reject our certificate, or share no version or cipher."""
         session = self._session
-        self._say(error=failure.reason)
+        self._update_record(error=failure.reason)
         if self._is_verified and self._tls.rules.learn_pinned and self._is_pinning(failure.error):
-            session.home.send(Learnt(session.number, self._host, "the client pins certificates"))
+            session.inspector.send(HostException(session.number, self._host, "the client pins certificates"))
         session.end("client_tls_error", "client")
 
     def _is_pinning(self, error: OSError) -> bool:
@@ -356,27 +353,27 @@ class Opening:
 
         Browsers send an alert; many applications just close, but so does a client that is cancelled.
         """
-        if handshakes.is_refusal(error):
+        if handshakes.is_rejection(error):
             return True
-        return handshakes.is_departure(error) and self._tls.left(self._host) >= LEFT_IN_A_ROW
+        return handshakes.is_abandonment(error) and self._tls.count_abandoned(self._host) >= PINNED_AFTER
 
-    def _say(self, **known: Any) -> None:
+    def _update_record(self, **facts: Any) -> None:
         """Add facts to the TLS part of the flow's record."""
         session = self._session
         assert session.tls_record is not None
-        session.tls_record = msgspec.structs.replace(session.tls_record, **known)
+        session.tls_record = msgspec.structs.replace(session.tls_record, **facts)
 
     def _pass(self, why: str, *, decided: bool = False) -> None:
         session = self._session
         if not decided:
-            said = Decision("inspect", "default", "pass", reason=why)
-            session.decisions = [*session.decisions, said]
+            decision = Decision("inspect", "default", "pass", reason=why)
+            session.decisions = [*session.decisions, decision]
         session.pass_on()
 
 
-def _send_last(sock: socket.socket, data: bytes) -> None:
-    """Something short before the end, if the kernel takes it. What had come is read first: to close a socket with
-    unread bytes is to reset it, and then nobody would see this."""
+def _send_final(sock: socket.socket, data: bytes) -> None:
+    """Send something short before the end, if the kernel takes it. Received data is read first: closing a socket with
+    unread data resets the connection, and `data` would be lost."""
     try:
         while sock.recv(65_536):
             pass

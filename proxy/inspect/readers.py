@@ -19,7 +19,7 @@ IDENTITIES = {"strip": Identity(), "keep": Identity(keeps_alt_svc=True)}
 
 def read_http(session: Session) -> Handler:
     """The handler for HTTP of any version. Without an origin it answers requests with the reason."""
-    identity = IDENTITIES[session.home.rules_of(session.flow.tenant).alt_svc]
+    identity = IDENTITIES[session.inspector.rules_of(session.flow.tenant).alt_svc]
     return Conversation(session, identity=identity, failure=session.origin_error)
 
 
@@ -27,7 +27,7 @@ READERS: dict[str, Callable[[Session], Handler]] = {"http": read_http, "h2": rea
 
 
 class Inner:
-    """Detects the protocol inside TLS by its first bytes, where ALPN does not tell."""
+    """Detects the protocol inside TLS by its first bytes, if ALPN was not used."""
 
     def __init__(self, session: Session, sniff_s: float) -> None:
         self._session, self._sniff_s, self._first = session, sniff_s, b""
@@ -61,7 +61,7 @@ class Inner:
         self._conclude(None, {Side.CLIENT: self._first})
 
     def drain(self) -> None:
-        """Nothing to do: no protocol is spoken yet."""
+        """Nothing to do: no protocol has begun."""
 
     def _conclude(self, reader: Callable[[Session], Handler] | None, first: dict[Side, bytes]) -> None:
         session = self._session

@@ -10,7 +10,7 @@ from proxy.poller import EDGE, HANGUP, IN, RDHUP, Watcher
 from proxy.wire.client_hello import MAX_HELLO, Hello, Malformed, parse
 from proxy.wire.sniff import SSH_BANNER, Sniffed, sniff
 
-FIRST_LOOK = 4_096
+FIRST_PEEK = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Sniffer:
 
     def expired(self) -> None:
         """The client has not sent enough in time."""
-        self._conclude(Finding(Sniffed.UNKNOWN, why="the client said too little in time"))
+        self._conclude(Finding(Sniffed.UNKNOWN, why="the client sent too little in time"))
 
     def stop(self) -> None:
         """Stop peeking."""
@@ -51,18 +51,18 @@ class Sniffer:
             self._poller.forget(self._origin.fileno())
 
     def _client_ready(self, events: int) -> None:
-        data = _peek(self._client, max(FIRST_LOOK, min(self._needed, MAX_HELLO) + 1_024))
+        data = _peek(self._client, max(FIRST_PEEK, min(self._needed, MAX_HELLO) + 1_024))
         if data and len(data) >= self._needed:
-            finding = self._look(data)
+            finding = self._detect(data)
             if finding is not None:
                 if events & (RDHUP | HANGUP):
                     finding = replace(finding, has_ended=True)
                 self._conclude(finding)
                 return
         if events & (RDHUP | HANGUP):
-            self._conclude(Finding(Sniffed.UNKNOWN, why="the client said too little before its end"))
+            self._conclude(Finding(Sniffed.UNKNOWN, why="the client sent too little before it closed"))
 
-    def _look(self, data: bytes) -> Finding | None:
+    def _detect(self, data: bytes) -> Finding | None:
         found = sniff(data)
         if found is None:
             self._needed = len(data) + 1
@@ -78,10 +78,10 @@ class Sniffer:
         return Finding(Sniffed.TLS, hello)
 
     def _origin_ready(self, events: int) -> None:
-        said = _peek(self._origin, len(SSH_BANNER))
-        if said == SSH_BANNER:  # both sides send one, in either order (RFC 4253 4.2)
+        data = _peek(self._origin, len(SSH_BANNER))
+        if data == SSH_BANNER:  # both sides send one, in either order (RFC 4253 4.2)
             self._conclude(Finding(Sniffed.SSH))
-        elif events & (RDHUP | HANGUP) or said:
+        elif events & (RDHUP | HANGUP) or data:
             self._conclude(Finding(Sniffed.UNKNOWN, why="the origin speaks first"))
 
     def _conclude(self, finding: Finding) -> None:
@@ -90,7 +90,7 @@ class Sniffer:
             self._then(finding)
 
     def _crashed(self, error: BaseException) -> None:
-        self._conclude(Finding(Sniffed.UNKNOWN, why="it could not be looked at"))
+        self._conclude(Finding(Sniffed.UNKNOWN, why="protocol detection failed"))
 
 
 def _peek(sock: socket.socket, count: int) -> bytes:

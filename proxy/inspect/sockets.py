@@ -9,18 +9,18 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from proxy.inspect.farewell import close_notify
+from proxy.inspect.close_notify import close_notify
 from proxy.inspect.stream import LOW_WATER, MID_WATER, Handler, Side
 from proxy.inspect.tls import AfterRead
 from proxy.poller import ERROR, HANGUP, IN, OUT, Watcher
 from proxy.session.facts import TLSFacts
 
 CHUNK = 65_536
-RECORD = 16_384  # most bytes in one TLS record, and of one read
+RECORD = 16_384  # maximum bytes in a TLS record, and of one read
 UNWATCHED = -1
-TOGETHER = 12 * RECORD  # most bytes read per event, passed on in one piece: a sixth cheaper than 64 KiB (bench/http.py)
-MOST_RECORDS = 32  # read per event, as they may be small
-LARGE_WRITES = 4  # of more than a record each, after which what is due after the next read is done without one
+MAX_READ = 12 * RECORD  # bytes read per event and passed on in one piece: a sixth cheaper than 64 KiB (bench/http.py)
+MAX_RECORDS = 32  # read per event, as they may be small
+LARGE_WRITES = 4  # of more than a record each, after which the next `after_read` is called without a read
 
 
 class Turn:
@@ -81,7 +81,7 @@ class SocketStream:
         """`crashed` gets an exception that a handler raised."""
         self.side, self.sock, self.crashed = side, sock, crashed
         self._poller, self._turn = poller, turn
-        self.settled: Callable[[], None] | None = None  # called when nothing is left to be sent, after `finish`
+        self.settled: Callable[[], None] | None = None  # called once everything is sent, after `finish`
         self._is_final = False
         self._out: list[bytes | memoryview] = []  # a list as it is short: an empty deque takes 760 bytes
         self.queued = 0
@@ -165,7 +165,7 @@ class SocketStream:
                     if not self._is_paused and not self._is_eof:
                         self._read()
                     elif events & (ERROR | HANGUP):
-                        self._look_for_end(events)
+                        self._check_for_reset(events)
             except OSError as error:
                 self._broke(error)
 
@@ -229,7 +229,7 @@ class SocketStream:
         except OSError as error:
             self._broke(error)
 
-    def _look_for_end(self, events: int) -> None:
+    def _check_for_reset(self, events: int) -> None:
         """Detect a reset while reading is paused; the end of both directions is known already."""
         if code := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._broke(OSError(code, "the connection broke"))
@@ -268,20 +268,20 @@ class SocketStream:
 class TLSStream(SocketStream):
     """One side of a session over TLS. `sock` has completed its handshake."""
 
-    __slots__ = ("_facts", "_large", "_said_farewell", "learnt")
+    __slots__ = ("_facts", "_large", "_sent_close_notify", "after_read")
 
     sock: ssl.SSLSocket
 
     def __init__(self, side: Side, sock: ssl.SSLSocket, poller: Watcher, turn: Turn,
                  crashed: Callable[[BaseException], None], facts: TLSFacts,
-                 learnt: AfterRead | None = None) -> None:  # fmt: skip
-        """`learnt` is called after the first read, when the origin's tickets have arrived.
+                 after_read: AfterRead | None = None) -> None:  # fmt: skip
+        """`after_read` is called after the first read, when the origin's tickets have arrived.
 
         The function it returns is called after the next read, or during a large upload, in which an origin may send
         nothing until the end.
         """
         super().__init__(side, sock, poller, turn, crashed)
-        self._facts, self._said_farewell, self.learnt, self._large = facts, False, learnt, 0
+        self._facts, self._sent_close_notify, self.after_read, self._large = facts, False, after_read, 0
 
     @property
     def tls(self) -> TLSFacts | None:
@@ -289,7 +289,7 @@ class TLSStream(SocketStream):
 
     def _send_all(self) -> None:
         out = self._out
-        if self._said_farewell:  # the queue holds an encrypted record
+        if self._sent_close_notify:  # the queue holds an encrypted record
             while out:
                 self._sent(socket.socket.send(self.sock, out[0]))
             return
@@ -299,26 +299,24 @@ class TLSStream(SocketStream):
                 joined = b"".join(out)
                 out.clear()
                 out.append(joined)
-            if self.learnt is not None and len(out[0]) > RECORD:
+            if self.after_read is not None and len(out[0]) > RECORD:
                 self._note_large()
             self._sent(write(out[0]))
 
     def _note_large(self) -> None:
         self._large += 1
-        if self._large >= LARGE_WRITES and self.learnt is not None:
-            self.learnt = self.learnt(self.sock)
+        if self._large >= LARGE_WRITES and self.after_read is not None:
+            self.after_read = self.after_read(self.sock)
 
     def _read(self) -> None:
         """Read what has arrived, and pass it on in one piece: a piece per record makes bulk half as slow again
         (bench/http.py)."""
         parts, is_over = list[bytes](), False
-        recv = self.sock.recv if self._said_farewell else self.sock.read  # what `recv` would call
+        recv = self.sock.recv if self._sent_close_notify else self.sock.read  # what `recv` would call
         error: OSError | None = None
-        left, least = (
-            TOGETHER,
-            1 if self._facts.alpn == "h2" else RECORD,
-        )  # with many streams, short records follow each other
-        for _ in range(MOST_RECORDS):
+        # with many streams, short records follow each other
+        budget, full_record = MAX_READ, 1 if self._facts.alpn == "h2" else RECORD
+        for _ in range(MAX_RECORDS):
             try:
                 data = recv(RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -332,11 +330,11 @@ class TLSStream(SocketStream):
                 is_over = True
                 break
             parts.append(data)
-            left -= len(data)
-            if left <= 0 or len(data) < least:
+            budget -= len(data)
+            if budget <= 0 or len(data) < full_record:
                 break
-        if self.learnt is not None and (parts or is_over):
-            self.learnt = self.learnt(self.sock)
+        if self.after_read is not None and (parts or is_over):
+            self.after_read = self.after_read(self.sock)
         if parts:
             self.handler.received(self.side, parts[0] if len(parts) == 1 else b"".join(parts))
         if error is not None:
@@ -346,8 +344,8 @@ class TLSStream(SocketStream):
 
     def _shut(self) -> None:
         """Send close_notify, then FIN."""
-        if not self._said_farewell:
-            self._said_farewell = True
+        if not self._sent_close_notify:
+            self._sent_close_notify = True
             if alert := close_notify(self.sock):
                 self._out.append(alert)
                 self.queued += len(alert)

@@ -169,7 +169,7 @@ class SessionView(Protocol):
         """Ask a hook; `then` gets its answer. Without such a hook, `then(None)` is called at once."""
         ...
 
-    def tell_hook(self, hook: str, argument: Any) -> None:
+    def notify_hook(self, hook: str, argument: Any) -> None:
         """Inform the proxy's side of a hook, without waiting for an answer."""
         ...
 

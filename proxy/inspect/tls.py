@@ -1,4 +1,4 @@
-"""The TLS contexts of an inspector: towards clients one per leaf certificate, towards origins one per tenant.
+"""The TLS contexts of an inspector: for clients one per leaf certificate, for origins one per tenant.
 
 ALPN names belong to a context, and OpenSSL reads them when a handshake begins. They are set just before, so that one
 context can offer whatever was agreed with each origin.
@@ -19,13 +19,13 @@ from weakref import WeakSet
 from proxy.session.facts import TLSFacts
 from proxy.session.messages import LeafAnswer, TenantRules
 
-MAX_CONTEXTS = 1_024  # towards clients; 60 KB each
+MAX_CONTEXTS = 1_024  # for clients; 60 KB each
 CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: for leaves with EC keys; no CBC (RFC 9325 4.2)
 HANDSHAKE, CERTIFICATE_REQUEST = 22, 13  # RFC 8446 5.1 and 4
 # Treat a FIN without close_notify as the end of the peer's data; otherwise OpenSSL refuses to send after it.
 HALF_CLOSED = ssl.OP_IGNORE_UNEXPECTED_EOF
 MAX_SESSIONS = 8_192  # with origins, for resumption
-MAX_LEFT = 4_096  # hosts whose clients abandoned the handshake
+MAX_ABANDONED = 4_096  # hosts whose clients abandoned the handshake
 
 AfterRead = Callable[[ssl.SSLSocket], "AfterRead | None"]  # called after a read; returns what to call after the next
 
@@ -54,22 +54,22 @@ class TenantTLS:
         """`key_log`: the path to which OpenSSL writes secrets."""
         self.rules, self._key_log = rules, key_log
         self._minimum = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}[rules.minimum]
-        # with the time at which to ask for a new leaf, Unix seconds
+        # with the time at which to request a new leaf, Unix seconds
         self._clients: OrderedDict[tuple[str, bool], tuple[float, ssl.SSLContext]] = OrderedDict()
-        self.asked_by: WeakSet[ssl.SSLSocket] = WeakSet()  # origins that asked for a client's certificate
+        self.certificate_requesters: WeakSet[ssl.SSLSocket] = WeakSet()  # origins that requested a client certificate
         self._origins: dict[bool, ssl.SSLContext] = {}
-        self._quiet: ssl.SSLContext | None = None  # without message callback, for origins after the handshake
+        self._context_without_callback: ssl.SSLContext | None = None  # for origins, after the handshake
         # sessions with origins, and the issuers of their certificates
         self._sessions: OrderedDict[tuple[str, str, int, bool], tuple[ssl.SSLSession, str | None]] = OrderedDict()
-        self._left: OrderedDict[str, int] = OrderedDict()  # by host: abandoned handshakes in a row
+        self._abandoned: OrderedDict[str, int] = OrderedDict()  # by host: consecutive abandoned handshakes
 
-    def has(self, name: str, untrusted: bool) -> bool:
-        """Whether `towards_client` needs no new leaf."""
+    def has_leaf(self, name: str, untrusted: bool) -> bool:
+        """Whether `client_context` needs no new leaf."""
         found = self._clients.get((name, untrusted))
         return found is not None and time.time() < found[0]
 
-    def keep(self, name: str, untrusted: bool, leaf: LeafAnswer) -> None:
-        """Keep a leaf certificate. OSError (also ssl.SSLError): it is not valid."""
+    def add_leaf(self, name: str, untrusted: bool, leaf: LeafAnswer) -> None:
+        """Add a leaf certificate. OSError (also ssl.SSLError): it is not valid."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | HALF_CLOSED
@@ -81,28 +81,28 @@ class TenantTLS:
         if len(self._clients) > MAX_CONTEXTS:
             self._clients.popitem(last=False)
 
-    def towards_client(self, name: str, untrusted: bool) -> ssl.SSLContext:
-        """The context with the leaf certificate of this name, which must have been kept before."""
+    def client_context(self, name: str, untrusted: bool) -> ssl.SSLContext:
+        """The context with the leaf certificate of this name, which must have been added before."""
         self._clients.move_to_end((name, untrusted))
         return self._clients[name, untrusted][1]
 
-    def towards_origin(self, verified: bool) -> ssl.SSLContext:
+    def origin_context(self, verified: bool) -> ssl.SSLContext:
         """The context for origins."""
         context = self._origins.get(verified)
         if context is None:
             context = self._origins[verified] = self._make_origin(verified)
         return context
 
-    def left(self, name: str) -> int:
-        """Count an abandoned handshake. Returns how many there were in a row for this host."""
-        count = self._left[name] = self._left.pop(name, 0) + 1
-        if len(self._left) > MAX_LEFT:
-            self._left.popitem(last=False)
+    def count_abandoned(self, name: str) -> int:
+        """Count an abandoned handshake. Returns the number of consecutive ones for this host."""
+        count = self._abandoned[name] = self._abandoned.pop(name, 0) + 1
+        if len(self._abandoned) > MAX_ABANDONED:
+            self._abandoned.popitem(last=False)
         return count
 
-    def stayed(self, name: str) -> None:
-        """Note that a client has accepted this host's certificate."""
-        self._left.pop(name, None)
+    def reset_abandoned(self, name: str) -> None:
+        """Reset that count: a client has accepted this host's certificate."""
+        self._abandoned.pop(name, None)
 
     def session(self, name: str, host: str, port: int, verified: bool) -> ssl.SSLSession | None:
         """A session to resume with this origin."""
@@ -117,30 +117,30 @@ class TenantTLS:
             return found[1]
         return _issuer(sock.getpeercert())
 
-    def learner(self, name: str, host: str, port: int, verified: bool, issuer: str | None = None) -> AfterRead:
-        """A function that keeps the session of a socket for resumption, once its tickets have arrived.
+    def session_saver(self, name: str, host: str, port: int, verified: bool, issuer: str | None = None) -> AfterRead:
+        """A function that stores the session of a socket for resumption, once its tickets have arrived.
 
-        A session that was resumed is kept as it is: extracting its new ticket costs a tenth of a handshake. Reusing a
+        A session that was resumed is not replaced: extracting its new ticket costs a tenth of a handshake. Reusing a
         ticket lets observers link connections, which the proxy's address does anyway. `issuer`: of the certificate.
         """
 
-        def learn(sock: ssl.SSLSocket) -> AfterRead | None:
+        def save_session(sock: ssl.SSLSocket) -> AfterRead | None:
             session = None if sock.session_reused else sock.session
             if session is not None and session.has_ticket | bool(session.id):
                 self._sessions[name, host, port, verified] = session, issuer
                 self._sessions.move_to_end((name, host, port, verified))
                 if len(self._sessions) > MAX_SESSIONS:
                     self._sessions.popitem(last=False)
-            return self._hush
+            return self._remove_callback
 
-        return learn
+        return save_session
 
-    def _hush(self, sock: ssl.SSLSocket) -> None:
+    def _remove_callback(self, sock: ssl.SSLSocket) -> None:
         """Switch off the message callback of this socket: it costs 4 us a record. Changing the context costs 19 us, so
         it is done only for sockets that are read a second time."""
-        if self._quiet is None:
-            self._quiet = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        sock.context = self._quiet
+        if self._context_without_callback is None:
+            self._context_without_callback = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        sock.context = self._context_without_callback
 
     def _make_origin(self, verified: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -157,28 +157,28 @@ class TenantTLS:
                 context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
         else:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        watch_handshakes(context, self._noticed)
+        set_message_callback(context, self._on_message)
         if self._key_log is not None:
             context.keylog_filename = self._key_log
         return context
 
-    def _noticed(
+    def _on_message(
         self, sock: Any, direction: str, version: int, content_type: int, message_type: int, data: bytes
     ) -> None:
         """Note a CertificateRequest."""
         if content_type == HANDSHAKE and message_type == CERTIFICATE_REQUEST and direction == "read":
-            self.asked_by.add(sock)
+            self.certificate_requesters.add(sock)
 
 
-def watch_handshakes(context: ssl.SSLContext, noticed: Callable[..., None]) -> None:
-    """Call `noticed` for each TLS message, by OpenSSL's `SSL_CTX_set_msg_callback`.
+def set_message_callback(context: ssl.SSLContext, callback: Callable[..., None]) -> None:
+    """Call `callback` for each TLS message, by OpenSSL's `SSL_CTX_set_msg_callback`.
 
     `ssl` offers this for debugging only, and converts the arguments to enumerations. The private attribute used here
-    does not, which saves 60 us a handshake. On a Python without it, `noticed` is never called.
+    does not, which saves 60 us a handshake. On a Python without it, `callback` is never called.
     """
     attribute = getattr(_SSLContext, "_msg_callback", None)
     if attribute is not None:
-        attribute.__set__(context, noticed)
+        attribute.__set__(context, callback)
 
 
 def set_alpn(context: ssl.SSLContext, names: Sequence[str]) -> None:

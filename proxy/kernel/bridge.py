@@ -68,7 +68,7 @@ class Bridge:
         """Begin to accept: `accepted` gets each flow with its socket."""
         self._accepted = accepted
         for version, listener in self.listeners.items():
-            poller.watch(listener.fileno(), IN, partial(self._take, version), self._lost)
+            poller.watch(listener.fileno(), IN, partial(self._accept, version), self._lost)
 
     def close(self, poller: Poller) -> None:
         for listener in self.listeners.values():
@@ -84,19 +84,19 @@ class Bridge:
         listener = self.near_address(version)
         ports = port.to_bytes(2, "big") + PORT.to_bytes(2, "big")
         inside = address + listener + ports
-        backwards = reverse_key(inside)
+        reply_key = reverse_key(inside)
         set_rewrite(flow.client_path, flow.key, inside)
         set_reverse(flow.origin_path, flow.client_path, reverse_key(flow.key))
         flow.origin_path.send = flow.carrier.send
-        self.paths[backwards] = flow.origin_path
+        self.paths[reply_key] = flow.origin_path
         self._awaited[name, port] = flow
-        flow.virtual = (name, port, backwards)
+        flow.virtual = (name, port, reply_key)
 
     def release(self, flow: Flow) -> None:
         """Forget the flow's virtual peer. Later packets of the kernel for it are dropped as stray."""
         if flow.virtual is not None:
-            name, port, backwards = flow.virtual
-            self.paths.pop(backwards, None)
+            name, port, reply_key = flow.virtual
+            self.paths.pop(reply_key, None)
             self._awaited.pop((name, port), None)
             flow.virtual = None
 
@@ -156,7 +156,7 @@ class Bridge:
 
     def accept(self, version: int) -> None:
         """Accept the connection that a packet has just completed, so that the next packet finds a memoised path."""
-        self._take_one(version)
+        self._accept_one(version)
 
     def _open(self, mtu: int, backlog: int) -> tuple[int, dict[int, socket.socket]]:
         name = "offload" if self.offload else "plain"
@@ -174,12 +174,12 @@ class Bridge:
     def _lost(self, error: BaseException) -> None:
         """Ignore that one connection could not be accepted; the listeners stay."""
 
-    def _take(self, version: int, events: int) -> None:
+    def _accept(self, version: int, events: int) -> None:
         for _ in range(ACCEPTS):
-            if not self._take_one(version):
+            if not self._accept_one(version):
                 return
 
-    def _take_one(self, version: int) -> bool:
+    def _accept_one(self, version: int) -> bool:
         try:  # the core of accept(), which also asks the listener for its family and type each time, at 4 us
             fd, peer = self.listeners[version]._accept()  # type: ignore[attr-defined]  # typeshed has public names only
         except OSError:  # none waits, or the peer gave up; descriptors were counted when the flow was opened

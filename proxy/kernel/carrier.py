@@ -25,7 +25,7 @@ class RampCarrier:
 
     kind = "abstract"
     kernel_hops = 0
-    opens = True
+    can_open_flows = True
     exit: Callable[[bytes | memoryview], int] | None = None
     extension: Any = None  # the application's data about this tunnel
     pump: RampPump | ExitPump
@@ -125,7 +125,11 @@ class RampCarrier:
             reason: DropReason | None = DropReason.DENIED
         elif end and buffer[0] == CONTROL:
             reason = DropReason.BAD_CONTROL
-        elif self.exit is None and (again := self.network.again.get(self.header_bytes)) and again(self, buffer, end):
+        elif (
+            self.exit is None
+            and (fast_path := self.network.fast_paths.get(self.header_bytes))
+            and fast_path(self, buffer, end)
+        ):
             reason = None
         else:
             reason = self._plane.handle(self, buffer, end, time.monotonic(), time.time_ns())

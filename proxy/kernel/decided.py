@@ -11,7 +11,7 @@ from proxy.settings.model import Timeouts
 
 FAMILIES = ((4, "ip"), (6, "ip6"))
 SIZE = 1_000_000  # flows that the kernel may carry by itself; further ones pass through the proxy
-TCP_S, UDP_S, ENDED_S = 60, 30, 10  # at most; then one packet comes up, and the flow is noted again
+TCP_S, UDP_S, ENDED_S = 60, 30, 10  # at most; then one packet comes up, and the flow is added again
 
 Names = Callable[[int, int], str]  # the name of a set, by the IP version and the number of the on-ramp
 
@@ -26,7 +26,7 @@ def inside(version: int, place: int) -> str:
     return f"inside{version}_{place}"
 
 
-def declared(version: int, place: int) -> Iterator[str]:
+def declarations(version: int, place: int) -> Iterator[str]:
     """The declarations of both sets."""
     kind = f"ipv{version}_addr . ipv{version}_addr . inet_proto . inet_service . inet_service"
     for name in (decided(version, place), inside(version, place)):
@@ -37,14 +37,14 @@ def key(family: str) -> str:
     return f"{family} saddr . {family} daddr . meta l4proto . th sport . th dport"
 
 
-def turned_key(family: str) -> str:
+def reply_key(family: str) -> str:
     """The key as seen in replies."""
     return f"{family} daddr . {family} saddr . meta l4proto . th dport . th sport"
 
 
-def note(place: int, flows: Names, key_of: Callable[[str], str], times: Timeouts) -> Iterator[str]:
-    """Rules that add a packet's flow to a set, for no longer than conntrack remembers an idle one: a note that outlived
-    its flow would let the next one pass undecided."""
+def update_rules(place: int, flows: Names, key_of: Callable[[str], str], times: Timeouts) -> Iterator[str]:
+    """Rules that add a packet's flow to a set, for no longer than conntrack keeps an idle one: an element that
+    outlived its flow would let the next one pass undecided."""
     tcp_s, udp_s = min(TCP_S, times.tcp_idle_s, times.tcp_half_closed_s), min(UDP_S, times.udp_unreplied_s)
     kept = (
         ("tcp flags & (fin | rst) == 0", tcp_s), ("meta l4proto udp", min(udp_s, times.udp_idle_s)),

@@ -17,8 +17,8 @@ from proxy.flow.keys import reverse_key
 from proxy.flow.path import Path
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import FAMILIES, Bridge
-from proxy.kernel.marks import set_tos
 from proxy.kernel.private import PrivateNamespace
+from proxy.kernel.tos import set_tos
 from proxy.packet.routes import flow_hash
 from proxy.packet.translate import set_reverse, set_rewrite
 from proxy.wire import ip
@@ -74,7 +74,7 @@ class Dialer:
 class Leg:
     """The origin's side of a flow that goes back to packets: its socket, and the paths of both directions."""
 
-    __slots__ = ("_answer", "_bridge", "_egress", "_inside", "code", "inward", "outward", "sock")
+    __slots__ = ("_bridge", "_egress", "_inside", "_reply_key", "code", "inward", "outward", "sock")
 
     def __init__(
         self, sock: socket.socket, code: int, bridge: Bridge, inside: bytes, flow: Flow, egress: Carrier
@@ -82,13 +82,13 @@ class Leg:
         """`inside`: addresses and ports of the socket's packets. `code`: the result of its connect(2)."""
         self.sock, self.code = sock, code
         self._bridge, self._egress, self._inside = bridge, egress, inside
-        self._answer = reverse_key(flow.far_key)
+        self._reply_key = reverse_key(flow.outbound_key)
         self.outward, self.inward = Path(), Path()
-        set_rewrite(self.outward, inside, flow.far_key)
+        set_rewrite(self.outward, inside, flow.outbound_key)
         set_reverse(self.inward, self.outward, reverse_key(inside))
         self.outward.send = egress.sender(flow_hash(ip.TCP, flow.key))
         bridge.paths[inside] = self.outward
-        egress.paths[self._answer] = self.inward
+        egress.paths[self._reply_key] = self.inward
 
     def packet(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Give the kernel a checked packet from the tunnel for which no path is memoised."""
@@ -100,8 +100,8 @@ class Leg:
 
     def forget_answers(self) -> None:
         """Stop memoising packets from the tunnel, so that the start of a new connection is seen."""
-        if self._egress.paths.get(self._answer) is self.inward:
-            del self._egress.paths[self._answer]
+        if self._egress.paths.get(self._reply_key) is self.inward:
+            del self._egress.paths[self._reply_key]
 
     def release(self) -> None:
         """Forget the leg's addresses. Later packets of the kernel for it are dropped as stray."""

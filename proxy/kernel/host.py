@@ -39,7 +39,7 @@ def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
     """The changes needed for forwarding between our devices and these interfaces."""
     changes = []
     for name in interfaces:
-        changes.append(Change(f"net/ipv4/conf/{name}/forwarding", 1, "answers that arrive there are forwarded"))
+        changes.append(Change(f"net/ipv4/conf/{name}/forwarding", 1, "replies that arrive there are forwarded"))
         changes.append(_ipv6_forwarding(name))
     for family in ("ipv4", "ipv6"):
         reason = "the kernel's ICMP errors go back to the tenant that they are for"
@@ -51,7 +51,7 @@ def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
 
 def _ipv6_forwarding(interface: str) -> Change:
     """IPv6 forwarding for one interface (Linux 6.17), else for all, which then ignore router advertisements."""
-    own = Change(f"net/ipv6/conf/{interface}/force_forwarding", 1, "answers that arrive there are forwarded")
+    own = Change(f"net/ipv6/conf/{interface}/force_forwarding", 1, "replies that arrive there are forwarded")
     if own.old is not None:
         return own
     return Change(
@@ -88,7 +88,7 @@ class Changes:
             self._old.setdefault(change.name, old)
             self._save()
             if not set_sysctl(change.name, change.value):
-                raise ProxyError(f"the kernel off-ramp may not set {change.name.replace('/', '.')}")
+                raise ProxyError(f"the kernel off-ramp was not permitted to set {change.name.replace('/', '.')}")
             log.info("kernel off-ramp: %s", f"{change.name.replace('/', '.')}: {old} -> {change.value}")
 
     def undo(self) -> None:
@@ -104,4 +104,4 @@ class Changes:
             new.write_text(json.dumps(self._old))
             os.replace(new, self._path)
         except OSError as error:
-            raise ProxyError(f"cannot remember what is changed: {new}: {error.strerror or error}") from error
+            raise ProxyError(f"cannot record the changes: {new}: {error.strerror or error}") from error

@@ -91,9 +91,9 @@ def counters(table: str) -> dict[str, int]:
             for each in messages(data, len(data)):
                 if each.kind in (NLMSG_DONE, NLMSG_ERROR):
                     return found
-                said = values(data, each.start + subsystem.size, each.end)
-                counted = said.get(NFTA_OBJ_DATA, b"")
+                attributes = values(data, each.start + subsystem.size, each.end)
+                counted = attributes.get(NFTA_OBJ_DATA, b"")
                 inner = values(counted, 0, len(counted))
-                if said.get(NFTA_TABLE) == name and NFTA_COUNTER_PACKETS in inner:
-                    text = said[NFTA_OBJ_NAME].rstrip(b"\0").decode()
+                if attributes.get(NFTA_TABLE) == name and NFTA_COUNTER_PACKETS in inner:
+                    text = attributes[NFTA_OBJ_NAME].rstrip(b"\0").decode()
                     found[text] = int.from_bytes(inner[NFTA_COUNTER_PACKETS], "big")

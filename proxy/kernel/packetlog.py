@@ -26,7 +26,7 @@ MARK, TIMESTAMP, IFINDEX_INDEV, PAYLOAD = 2, 3, 4, 9
 SO_TIMESTAMP = 29
 RECEIVE_BYTES = 8 << 20
 HEAD_BYTES = header.size
-MOST_BYTES = 1 << 17  # the kernel's limit for one datagram
+MAX_DATAGRAM_BYTES = 1 << 17  # the kernel's limit for one datagram
 
 _head = struct.Struct("=HH")
 _number = struct.Struct(">I")
@@ -57,7 +57,7 @@ class PacketLog:
     ) -> None:
         self.lost = 0
         self._layout = _Layout(bytearray())
-        self._buffer = bytearray(MOST_BYTES)
+        self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._sock = open_socket(receive_bytes)
         self._clock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._clock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)  # has the kernel timestamp packets

@@ -24,10 +24,10 @@ from proxy.settings.parts import DEFAULT_NETWORK
 
 log = logging.getLogger(__name__)
 
-EVERY_BIT = 0xFFFF_FFFF
+FULL_MASK = 0xFFFF_FFFF
 DECIDING = 0x1_0000  # added to an on-ramp's index: the table for packets still to be decided
 SITES_TABLE = DECIDING | 0x8000  # added to a network's number: the table of the routes to its sites
-LOOKS = 3  # routes vanish with their devices while the kernel lists them, so one listing may be incomplete
+LISTINGS = 3  # routes vanish with their devices while the kernel lists them, so one listing may be incomplete
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -53,7 +53,7 @@ class PolicyRouting:
     def remove(self) -> None:
         """Remove all our rules and tables, found by mark and table, including those left by an earlier proxy."""
         routing.delete_rules(self._own_rules())
-        for _ in range(LOOKS):
+        for _ in range(LISTINGS):
             if not (left := list(self._own_routes())):
                 break
             routing.delete_routes(left)
@@ -62,7 +62,7 @@ class PolicyRouting:
         mark, tables = self._own.mark, self._tables
         return [
             rule for rule in routing.rules()
-            if rule.table in tables or (rule.mask == EVERY_BIT and rule.mark & 0xFFFF_0000 == mark)
+            if rule.table in tables or (rule.mask == FULL_MASK and rule.mark & 0xFFFF_0000 == mark)
         ]  # fmt: skip
 
     def _own_routes(self) -> Iterator[Route]:
@@ -78,21 +78,21 @@ class PolicyRouting:
         zones = dict.fromkeys(way.zone for way in self.ways.values() if way.is_on_ramp)
         for zone in zones:
             for version in (4, 6):
-                yield Rule(version, first + 1, self._sites_table(zone), self._ruleset.sites_mark(zone), EVERY_BIT)
+                yield Rule(version, first + 1, self._sites_table(zone), self._ruleset.sites_mark(zone), FULL_MASK)
         for way in self.ways.values():
             out, back = self._ruleset.outward_mark(way), self._ruleset.mark(way)
             for version in (4, 6):
-                yield Rule(version, first, tables + way.index, out, EVERY_BIT, "lo")
+                yield Rule(version, first, tables + way.index, out, FULL_MASK, "lo")
                 if way.zone in zones:
-                    yield Rule(version, first + 1, self._sites_table(way.zone), out, EVERY_BIT)
+                    yield Rule(version, first + 1, self._sites_table(way.zone), out, FULL_MASK)
                 if way.egress.interface is not None:
-                    yield Rule(version, first + 2, tables + (OUTWARD | way.index), out, EVERY_BIT)
+                    yield Rule(version, first + 2, tables + (OUTWARD | way.index), out, FULL_MASK)
                 elif way.is_on_ramp:  # so that the `priority + 4` rule does not match it
-                    yield Rule(version, first + 2, routing.RT_TABLE_MAIN, out, EVERY_BIT)
-                yield Rule(version, first + 3, tables + way.index, back, EVERY_BIT)
+                    yield Rule(version, first + 2, routing.RT_TABLE_MAIN, out, FULL_MASK)
+                yield Rule(version, first + 3, tables + way.index, back, FULL_MASK)
                 if way.is_on_ramp:
                     deciding, late = tables + DECIDING + way.index, self._ruleset.late_mark(way)
-                    yield Rule(version, first, deciding, late, EVERY_BIT, "lo")
+                    yield Rule(version, first, deciding, late, FULL_MASK, "lo")
                 if way.back is not None:
                     yield Rule(version, first + 3, tables + way.index, interface=way.back)
                 for name in way.interfaces:
@@ -116,9 +116,9 @@ class PolicyRouting:
                 else:
                     table = self._own.first_table + DECIDING + way.index
                     own.append(Route(version, everything, table, device))
-                    own.append(Route(version, everything, table, None, metric=routing.LAST))
+                    own.append(Route(version, everything, table, None, metric=routing.LAST_RESORT_METRIC))
                 if way.egress.interface is not None:
-                    own.append(Route(version, everything, out, None, metric=routing.LAST))
+                    own.append(Route(version, everything, out, None, metric=routing.LAST_RESORT_METRIC))
             yield from own
             for route in main:
                 if way.is_on_ramp and route.index in [indexes.get(name) for name in way.interfaces]:
@@ -129,7 +129,7 @@ class PolicyRouting:
     def _sites_table(self, zone: int) -> int:
         return self._own.first_table + SITES_TABLE + zone - self._own.first_zone
 
-    def leads_to(self, ramp: Any, address: bytes) -> bool:
+    def can_reach(self, ramp: Any, address: bytes) -> bool:
         """Whether this address is behind one of the on-ramp's interfaces, by the routes of the namespace."""
         way = self.ways[ramp]
         return self.sites.behind(way.zone, address) in way.interfaces
@@ -151,7 +151,7 @@ class PolicyRouting:
 def planned(settings: Settings) -> Iterator[str]:
     """The changes that the off-ramp would make to this namespace, in words."""
     own, names, ramps = settings.kernel, interfaces(settings), list(on_ramps(settings))
-    networks = sum(1 + len(each.networks.keys() - {DEFAULT_NETWORK}) for each in by_kernel(settings).values())
+    networks = sum(1 + len(each.networks.keys() - {DEFAULT_NETWORK}) for each in kernel_tenants(settings).values())
     yield f"TUN devices: oxkN, two for each network: {2 * networks}; oxu0" + (
         f"; oxiN and oxbN for each interface on-ramp: {2 * len(ramps)}" if ramps else ""
     )
@@ -165,22 +165,22 @@ def planned(settings: Settings) -> Iterator[str]:
         yield str(change)
 
 
-def in_the_way(settings: Settings) -> list[Obstacle]:
+def find_obstacles(settings: Settings) -> list[Obstacle]:
     """The obstacles to the off-ramp in this namespace. Raises ProxyError, as `interfaces` does."""
     ramps = [name for ramp in on_ramps(settings) for name in ramp.interfaces]
     names, bound = interfaces(settings), [name for name in _egresses(settings) if name is not None]
     return judge(gather(settings.kernel, interfaces=names, bound=bound, on_ramps=ramps))
 
 
-def by_kernel(settings: Settings) -> dict[str, TenantSettings]:
+def kernel_tenants(settings: Settings) -> dict[str, TenantSettings]:
     """The tenants whose unread flows leave by the kernel."""
     tenants = settings.tenants.items()
     return {name: tenant for name, tenant in tenants if (tenant.offramp or settings.offramp) == "kernel"}
 
 
-def is_asked_for(settings: Settings) -> bool:
+def is_configured(settings: Settings) -> bool:
     """Whether any tenant's flows are to leave by the kernel."""
-    return bool(by_kernel(settings))
+    return bool(kernel_tenants(settings))
 
 
 def interfaces(settings: Settings) -> list[str]:
@@ -203,7 +203,7 @@ def _egresses(settings: Settings) -> set[str | None]:
     """The interfaces through which networks leave; None stands for those that the routes choose."""
     return {
         egress_of(tenant, network).interface
-        for tenant in by_kernel(settings).values()
+        for tenant in kernel_tenants(settings).values()
         for network in (None, *tenant.networks.values())
     }
 

@@ -141,21 +141,21 @@ class RampPump:
                         continue
                     if first == 0x45:
                         at, ttl = v + 20, buffer[v + 8]
-                        looked_at = ttl < 2 or from_bytes(buffer[v:at]) % 0xFFFF  # a valid header sums to 0
+                        is_slow = ttl < 2 or from_bytes(buffer[v:at]) % 0xFFFF  # a valid header sums to 0
                     else:
                         at, ttl = v + 40, buffer[v + 7]
-                        looked_at = ttl < 2
+                        is_slow = ttl < 2
                     # SYN, FIN and RST take the slow path; so do packets whose TTL expires here.
-                    if looked_at or (protocol == TCP and (n < at + 20 or buffer[at + 13] & 7)):
+                    if is_slow or (protocol == TCP and (n < at + 20 or buffer[at + 13] & 7)):
                         slow(buffer, n)
                         continue
                     if not v:
-                        looked_at = n > path.mtu
+                        is_slow = n > path.mtu
                     elif buffer[0] & 1 or buffer[1]:
-                        looked_at = path.prefix is not None or not keeps_offload(buffer, v, at, n, protocol, path.mtu)
+                        is_slow = path.prefix is not None or not keeps_offload(buffer, v, at, n, protocol, path.mtu)
                     else:
-                        looked_at = n - v > path.mtu
-                    if looked_at:
+                        is_slow = n - v > path.mtu
+                    if is_slow:
                         slow(buffer, n)
                         continue
                     if first == 0x45:

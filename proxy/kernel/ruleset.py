@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
-from proxy.kernel.decided import ENDED_S, FAMILIES, decided, declared, inside, key, note, turned_key
+from proxy.kernel.decided import ENDED_S, FAMILIES, decided, declarations, inside, key, reply_key, update_rules
 from proxy.kernel.nft_text import nft_chain, nft_map, nft_set, nft_translations
 from proxy.settings.egress import Egress
 from proxy.settings.model import KernelOffRamp, Timeouts
@@ -133,10 +133,10 @@ class Ruleset:
         for version, _ in FAMILIES:
             for way in ways:
                 if way.is_on_ramp:
-                    yield from declared(version, way.place)
+                    yield from declarations(version, way.place)
             asked = f"type ipv{version}_addr . inet_service; flags dynamic,timeout; size {ASKED_SIZE};"
             yield f"set asked{version} {{ {asked} timeout {ASKED_S}s; }}"
-        for counter in ("invalid", "to_host", "unasked", "foreign", "isolated"):
+        for counter in ("invalid", "to_host", "unsolicited", "foreign", "isolated"):
             yield f"counter {counter} {{ }}"
 
     def _objects(self, helpers: Iterable[str], has_timeouts: bool) -> Iterator[str]:
@@ -222,7 +222,7 @@ class Ruleset:
         on_ramps = [way for way in ways if way.is_on_ramp]
         for way in on_ramps:
             yield f"chain answers_{way.place} {{"
-            yield from note(way.place, inside, turned_key, self._timeouts)
+            yield from update_rules(way.place, inside, reply_key, self._timeouts)
             yield "}"
         for way in on_ramps:
             places = ", ".join(f'"{name}" : jump answers_{place}' for name, place in _sites_of(way.zone, ways))
@@ -232,7 +232,7 @@ class Ruleset:
                 names = ", ".join(f'"{name}"' for name, _ in _sites_of(way.zone, ways))
                 yield f"fib daddr . mark oifname != {{ {names} }} return"
                 yield "ct zone set iifname map @zones"
-                yield from note(way.place, inside, key, self._timeouts)
+                yield from update_rules(way.place, inside, key, self._timeouts)
                 yield f"fib daddr . mark oifname vmap {{ {places} }}"
                 yield "accept"
                 yield "}"
@@ -279,19 +279,19 @@ class Ruleset:
         yield f"ct mark {self._ours} meta mark set ct mark accept"
         yield f"meta mark {self._leaving} goto opening"
         for version, family in FAMILIES:
-            asked = f'log group {self._asked} snaplen 65535 queue-threshold 1 counter name "unasked" drop'
+            asked = f'log group {self._asked} snaplen 65535 queue-threshold 1 counter name "unsolicited" drop'
             yield f"ct state new {family} daddr . udp dport @asked{version} {asked}"
         yield "}"
 
     def _decide(self, way: Way) -> Iterator[str]:
         """Packets that we write to its device are decided: the kernel carries the rest of the flow."""
         yield f"chain decide_{way.place} {{"
-        yield "ct reply zone != 0 return"  # to a site: noted by `_reach`
-        yield from note(way.place, decided, key, self._timeouts)
+        yield "ct reply zone != 0 return"  # to a site: added by `_reach`
+        yield from update_rules(way.place, decided, key, self._timeouts)
         yield "}"
 
     def _orphans(self, way: Way) -> Iterator[str]:
-        """While no proxy is there, flows that conntrack knows go on, even if they are not noted as decided any more;
+        """While no proxy is running, flows that conntrack knows continue, even if no longer in the set of decided ones;
         anything else is unreachable."""
         leaving = f"meta mark set {self.outward_mark(way):#x} accept"
         yield f"chain orphans_{way.place} {{"
@@ -312,7 +312,7 @@ class Ruleset:
             errors = f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {log}"
             # a flowtable leaves SYN, FIN and RST to these rules, so that they are logged in any case
             yield from nft_chain(
-                "told", *self._carried(ways, fast), "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors
+                "logged", *self._carried(ways, fast), "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors
             )
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
@@ -332,7 +332,7 @@ class Ruleset:
                 yield f"{both} ip6 dscp set {way.dscp}"
         if any(way.is_on_ramp for way in ways):
             own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
-            yield f"{own} goto told"
+            yield f"{own} goto logged"
         yield "}"
 
     def _carried(self, ways: Sequence[Way], fast: Collection[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.path import Path
 from proxy.kernel.batch import Batch
-from proxy.kernel.marks import ONE_CONTROL, ancillary
+from proxy.kernel.tos import ONE_CONTROL, ancillary
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import TCP, UDP
 
@@ -155,11 +155,11 @@ class GuePump:
                             source.dropped(DropReason.KERNEL_IP)
                         continue
                     if is_ipv4:
-                        looked_at = from_bytes(buffer[v:l4]) % 0xFFFF  # a valid header sums to 0
+                        is_slow = from_bytes(buffer[v:l4]) % 0xFFFF  # a valid header sums to 0
                     else:
-                        ttl, mark, looked_at = buffer[v + 7], first & 15 or mark & 0xF0, 0
+                        ttl, mark, is_slow = buffer[v + 7], first & 15 or mark & 0xF0, 0
                     # SYN, FIN and RST take the slow path; so do packets whose TTL expires here.
-                    if looked_at or ttl < 2 or octets > path.mtu or (protocol == TCP and buffer[l4 + 13] & 7):
+                    if is_slow or ttl < 2 or octets > path.mtu or (protocol == TCP and buffer[l4 + 13] & 7):
                         source.slow(bytearray(view[v:n]), octets)
                         continue
                     if is_ipv4:

@@ -7,12 +7,12 @@ import time
 from proxy.kernel.facts import source_towards
 from proxy.settings.egress import Egress
 
-BELIEVED_S = 10.0
-MOST = 4096  # remembered at most
+CACHE_S = 10.0
+MAX_CACHED = 4096  # remembered at most
 
 
 class EgressAddresses:
-    """Gives each flow its address. The address towards a destination is cached for `BELIEVED_S`."""
+    """Gives each flow its address. The address towards a destination is cached for `CACHE_S`."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
@@ -29,7 +29,7 @@ class EgressAddresses:
         now, place = time.monotonic(), (egress.interface, destination)
         found = self._found.get(place)
         if found is None or found[0] < now:
-            if len(self._found) >= MOST:
+            if len(self._found) >= MAX_CACHED:
                 self._found.clear()
-            found = self._found[place] = now + BELIEVED_S, source_towards(destination, egress.interface)
+            found = self._found[place] = now + CACHE_S, source_towards(destination, egress.interface)
         return found[1]

@@ -17,7 +17,7 @@ from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
 from proxy.kernel.ruleset import FLUSH_PROTOCOL, LEASE_PROTOCOL, REVOKING_TTL
-from proxy.offramps.repeated import RepeatedConnections, RepeatedThrough
+from proxy.offramps.cached_decisions import ExitDecisions, RampDecisions
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import InterfaceOnRamp
@@ -28,7 +28,7 @@ QUEUE = 10_000  # packets queued in the kernel for us; beyond it they are lost
 MTU = 65_535  # so that no packet is too big for the kernel: tunnels have their own MTUs
 LEASE_ADDRESSES = bytes((192, 0, 0, 8)), bytes.fromhex("fd6f7879000000000000000000000001")
 FLUSH = ip.header(LEASE_ADDRESSES[0], LEASE_ADDRESSES[0][:-1] + b"\x09", FLUSH_PROTOCOL, 0)
-EXIT_NAME, ON_RAMP_NAME, BACK_NAME, UNASKED_NAME = "oxk%d", "oxi%d", "oxb%d", "oxu%d"
+EXIT_NAME, ON_RAMP_NAME, BACK_NAME, UNSOLICITED_NAME = "oxk%d", "oxi%d", "oxb%d", "oxu%d"
 SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": 1,
     "net/ipv4/conf/{}/rp_filter": 0,
@@ -47,7 +47,7 @@ class Exit(RampCarrier):
 
     kind = "kernel"
     kernel_hops = 1
-    opens = False
+    can_open_flows = False
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class Exit(RampCarrier):
         *,
         offload: bool,
     ) -> None:
-        """`reserve`: see `Repeated`."""
+        """`reserve`: see `CachedDecisions`."""
         self._fd, self.interface = open_device(EXIT_NAME, offload=offload)
         super().__init__(self.interface, tenant, plane, mtu=MTU, offload=offload, network=network)
-        self.owns = _everybody
+        self.owns = _any_address
         self.exit = partial(os.write, self._fd)
         self._poller = poller
-        self.repeated = RepeatedThrough(self, plane, reserve)
+        self.cached_decisions = ExitDecisions(self, plane, reserve)
         self.pump = ExitPump(self._fd, self.header_bytes, self.paths, self.forwards, self.take)
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 
@@ -102,7 +102,7 @@ class InterfaceRamp(RampCarrier):
         tun: int,
         reserve: Callable[[Tenant], bool],
     ) -> None:
-        """`tun`: the bridge's device with offload, for flows that are read. `reserve`: see `Repeated`."""
+        """`tun`: the bridge's device with offload, for flows that are read. `reserve`: see `CachedDecisions`."""
         self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)
         self._back, self.back = open_device(BACK_NAME, offload=True)
         super().__init__(
@@ -118,8 +118,8 @@ class InterfaceRamp(RampCarrier):
             self._fd, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
             self.forwards,
         )  # fmt: skip
-        self.repeated = RepeatedConnections(self, self._fd, plane, reserve)
-        poller.before_turn(self.repeated.enter)
+        self.cached_decisions = RampDecisions(self, self._fd, plane, reserve)
+        poller.add_before_turn(self.cached_decisions.open_pending)
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 
     @property
@@ -128,8 +128,8 @@ class InterfaceRamp(RampCarrier):
 
     def take(self, buffer: bytearray, end: int) -> None:
         """Handle a packet that came up: at once if the answer is known, otherwise in the packet plane."""
-        if not self.repeated.take(buffer, end):
-            self.repeated.enter()
+        if not self.cached_decisions.take(buffer, end):
+            self.cached_decisions.open_pending()
             super().take(buffer, end)
 
     def send(self, packet: bytes | memoryview) -> None:
@@ -166,7 +166,7 @@ class InterfaceRamp(RampCarrier):
         if not self.is_closed:
             self.is_closed = True
             self._poller.forget(self._fd)
-            self._poller.no_more_before_turn(self.repeated.enter)
+            self._poller.remove_before_turn(self.cached_decisions.open_pending)
             os.close(self._fd)
             os.close(self._back)
 
@@ -196,5 +196,5 @@ def is_flush(data: bytes) -> bool:
     return data[12:20] == FLUSH[12:20] and data[9] == FLUSH_PROTOCOL
 
 
-def _everybody(address: bytes) -> bool:
+def _any_address(address: bytes) -> bool:
     return True

@@ -5,44 +5,44 @@ from __future__ import annotations
 import time
 
 from proxy.errors import DropReason
-from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
+from proxy.flow.flow import AS_REQUESTED, PROTOCOL_NUMBERS, Flow
 from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier, is_kernel_forwarded
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.packet_flows import PacketFlows
-from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
+from proxy.offramps.tracked_flow import TIMESTAMPS, TrackedFlow
 from proxy.packet.forward import HEADERS, for_kernel, forward, hops, memoise, take_hops
-from proxy.packet.observed import Begun
+from proxy.packet.observed import SentSYN
 from proxy.packet.plane import UNREACHABLE, Inject
-from proxy.packet.routes import Hop, choose, flow_hash, leave
+from proxy.packet.routes import Hop, choose, flow_hash, resolve_exit
 from proxy.verdict import Verdict
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 from proxy.wire.virtio import NEEDS_CSUM
 
 LAST_PACKETS_S = 2.0  # after both FINs, for the last acknowledgements and retransmissions
-CUT_S = 60.0  # after an end unknown to the hosts, whose next segments are answered with RST
+ABORTED_S = 60.0  # after an end unknown to the hosts, whose next segments are answered with RST
 CLOSED = ("client_closed", "origin_closed")
-CUTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
+ABORTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
 FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # of the connection attempt
 
 
-class ForwardedFlow(WatchedFlow):
+class ForwardedFlow(TrackedFlow):
     """One flow whose packets are forwarded unread."""
 
-    __slots__ = ("_is_started", "is_unrouted")
+    __slots__ = ("_is_started", "has_stale_route")
 
     def __init__(self, plane: PacketFlows, flow: Flow) -> None:
         super().__init__(plane, flow)
         self._is_started = False
-        self.is_unrouted = False  # its route has changed: the next packet looks for a new one
+        self.has_stale_route = False  # if so, the next packet looks for a new one
 
     def start(self, held: bytes, packet: IPPacket) -> None:
         """Send the first packet of the allowed flow, which is in `held`."""
         flow = self.flow
         self._is_started = True
-        flow.level, flow.origin = "packet", AS_ASKED
+        flow.level, flow.origin = "packet", AS_REQUESTED
         if flow.offramp == "kernel" and (reason := self._leave_by_kernel()):
             flow.tenant.drops[reason] += 1
             kind = UNREACHABLE.get(reason, icmp.HOST_UNREACHABLE)
@@ -57,7 +57,7 @@ class ForwardedFlow(WatchedFlow):
         elif tcp.flags(held, packet) & (tcp.SYN | tcp.ACK) != tcp.SYN:  # the connection began before the proxy saw it
             self._connected()
         else:
-            self._watch()
+            self._watch_idle()
         if dropped := self.packet(flow.carrier, bytearray(held), packet):
             flow.tenant.drops[dropped] += 1
 
@@ -65,34 +65,34 @@ class ForwardedFlow(WatchedFlow):
         """Resume a flow that the kernel carried while no proxy was running."""
         flow = self.flow
         self._is_started = True
-        flow.level, flow.origin, flow.state = "packet", AS_ASKED, "established"
+        flow.level, flow.origin, flow.state = "packet", AS_REQUESTED, "established"
         if flow.protocol == "tcp":
             flow.history, flow.tracked = "ShA", (Direction(), Direction())
             for direction in flow.tracked:  # unknown by now; nearly all hosts use the option
                 direction.options = direction.first_options = TIMESTAMPS
 
-    def repeat(self, begun: Begun) -> None:
-        """Take over a flow whose SYN was sent before (`proxy.offramps.repeated`)."""
+    def start_sent(self, syn: SentSYN) -> None:
+        """Take over a flow whose SYN was sent before (`proxy.offramps.cached_decisions`)."""
         flow, client = self.flow, self.flow.client_path
         self._is_started = True
-        flow.origin = AS_ASKED
+        flow.origin = AS_REQUESTED
         if self._plane.connections is not None:
             self._plane.connections.enter(flow)
         flow.tracked = Direction(), Direction()
-        client.packets, client.octets = 1, begun.octets
-        self._track(begun.last, tcp.SYN, 0, True)
+        client.packets, client.octets = 1, syn.octets
+        self._track(syn.last, tcp.SYN, 0, True)
         if flow.egress is not None and flow.egress is not flow.carrier:
-            self._watch()
+            self._watch_idle()
             self._await_syn(flow.egress)
 
-    def let_in(self, inject: Inject, verdict: Verdict) -> None:
+    def start_inbound(self, inject: Inject, verdict: Verdict) -> None:
         """Act on the verdict on a flow that the origin opened."""
         flow = self.flow
         if verdict.is_denial:
             self.end(verdict.ending)
             return
         self._is_started = True
-        flow.level, flow.origin = "packet", AS_ASKED
+        flow.level, flow.origin = "packet", AS_REQUESTED
         reason = self._leave_by_kernel()
         if flow.protocol == "tcp":
             flow.tracked = Direction(), Direction()
@@ -113,14 +113,14 @@ class ForwardedFlow(WatchedFlow):
         if not self._is_started:
             return DropReason.STRAY if flow.is_ended else DropReason.HELD
         flags = tcp.flags(buffer, packet) if flow.protocol == "tcp" else 0
-        if flow.close_reason in CUTS:
+        if flow.close_reason in ABORTS:
             if flow.protocol == "tcp" and not flags & tcp.RST:
                 if packet.source == flow.source:
                     self._end_origin(buffer, packet)
                 carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.STRAY
         is_outward = packet.source == flow.source
-        if is_outward and self.is_unrouted and (reason := self._reroute(buffer, packet)):
+        if is_outward and self.has_stale_route and (reason := self._reroute(buffer, packet)):
             return reason
         assert flow.egress is not None
         if flow.egress is flow.carrier:
@@ -151,14 +151,14 @@ class ForwardedFlow(WatchedFlow):
         """Memoise the path of the origin's first packet, which then bypasses the packet plane."""
         flow, path = self.flow, self.flow.origin_path
         memoise(path, 4 if len(flow.source) == 4 else 6, egress, flow.carrier, self._number)
-        path.flagged, path.send = self._begins_or_ends, self._await_answer
-        egress.paths[flow.answer_key] = path
+        path.flagged, path.send = self._origin_syn_fin_or_rst, self._await_first_byte
+        egress.paths[flow.reply_key] = path
 
-    def _begins_or_ends(self, data: memoryview, l4: int, last: bytes) -> None:
+    def _origin_syn_fin_or_rst(self, data: memoryview, l4: int, last: bytes) -> None:
         """Handle a SYN, FIN or RST of the origin."""
         flow, flags = self.flow, data[l4 + 13]
         if not flags & tcp.SYN:
-            self._ends_inward(data, l4, last)
+            self._origin_fin_or_rst(data, l4, last)
             return
         carrier, egress = flow.carrier, flow.egress
         assert egress is not None
@@ -187,16 +187,16 @@ class ForwardedFlow(WatchedFlow):
         path.packets += 1
         path.octets += packet.end - packet.start
         payload = tcp.payload_bytes(buffer, packet) if last else 0
-        self._give_back(ramp, buffer, packet)
+        self._return_to_kernel(ramp, buffer, packet)
         if last:
             if flags & tcp.SYN and not is_outward:
                 self._answered(flags)
             self._track(last, flags, payload, is_outward)
         elif not is_outward and "d" not in flow.history:
-            flow.noted("d")
+            flow.add_history("d")
         return None
 
-    def _give_back(self, ramp: Carrier, buffer: bytearray, packet: IPPacket) -> None:
+    def _return_to_kernel(self, ramp: Carrier, buffer: bytearray, packet: IPPacket) -> None:
         assert ramp.exit is not None
         take_hops(buffer, packet, -1)  # TTL + 1, as the kernel decrements it again: it has done so once before
         for piece in for_kernel(buffer, packet, next(self._plane.idents)):
@@ -208,18 +208,18 @@ class ForwardedFlow(WatchedFlow):
         if flow.egress is None or not self._is_started:
             return DropReason.STRAY
         if flow.egress is flow.carrier:  # the kernel knows the flow, and the host concerned
-            self._give_back(carrier, buffer, packet)
+            self._return_to_kernel(carrier, buffer, packet)
             return None
         arrival, egress = flow.egress, flow.carrier
         is_for_client = icmp.quoted_source(buffer, packet) == flow.source
         if not is_for_client:
             arrival, egress = egress, arrival
-        said = buffer[packet.l4], buffer[packet.l4 + 1]
+        kind_and_code = buffer[packet.l4], buffer[packet.l4 + 1]
         fails = is_for_client and flow.protocol == "tcp" and flow.state == "new"
         if reason := self._send(buffer, packet, arrival, egress):
             return reason
         if fails:
-            self._end_unreachable(packet.version, *said)
+            self._end_unreachable(packet.version, *kind_and_code)
         return None
 
     def catch_up(self, number: int) -> None:
@@ -229,7 +229,7 @@ class ForwardedFlow(WatchedFlow):
             assert connections is not None
             connections.catch_up(flow)
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Return False: a packet that can open a flow opens one."""
         return False
 
@@ -257,17 +257,17 @@ class ForwardedFlow(WatchedFlow):
             self.forget()
         if is_new and reason in FAILURES:
             self._plane.lifecycle.connect_failed(flow)
-        wait_s = CUT_S if reason in CUTS else LAST_PACKETS_S
-        if reason in CUTS:
-            self._cut()
+        wait_s = ABORTED_S if reason in ABORTS else LAST_PACKETS_S
+        if reason in ABORTS:
+            self._abort()
         if flow.protocol != "tcp" or reason in ("drain", "client_idle_timeout", "origin_timeout"):
             self._remove()
             return
-        if reason in CUTS:
+        if reason in ABORTS:
             self._plane.lifecycle.ended(flow)
         self._plane.lifecycle.wheel.arm(flow, time.monotonic() + wait_s)
 
-    def _cut(self) -> None:
+    def _abort(self) -> None:
         """End the connection at both hosts by an RST with the sequence number that each expects.
 
         The numbers of a flow that the kernel carries are unknown, so a probe makes the client send its own in a packet
@@ -287,23 +287,23 @@ class ForwardedFlow(WatchedFlow):
             if to_client is not None and not flow.carrier.is_closed:
                 flow.carrier.deliver(tcp.reset(flow.destination, flow.source, ports[::-1], to_client))
         if flow.offramp == "kernel" and connections is not None:
-            connections.cut(flow)
+            connections.abort(flow)
         if flow.protocol == "tcp" and self.is_carried:
             flow.carrier.deliver(tcp.probe(flow.destination, flow.source, ports[::-1]))
 
     def _end_origin(self, buffer: bytearray, packet: IPPacket) -> None:
         """Send the origin an RST with the number that the client has sent, from the address that the origin knows."""
-        flow = self.flow
-        connections = self._plane.connections
+        flow, connections = self.flow, self._plane.connections
         if not self.is_carried or flow.virtual is None or connections is None:
             return
-        outside, flow.virtual = flow.virtual, None
-        ports = int.from_bytes(outside[-2:], "big"), flow.destination_port
-        connections.beyond(flow).deliver(tcp.reset(outside[:-2], flow.destination, ports, tcp.sequence(buffer, packet)))
+        external, flow.virtual = flow.virtual, None
+        ports = int.from_bytes(external[-2:], "big"), flow.destination_port
+        reset = tcp.reset(external[:-2], flow.destination, ports, tcp.sequence(buffer, packet))
+        connections.carrier_to_origin(flow).deliver(reset)
 
-    def unroute(self) -> None:
+    def invalidate_route(self) -> None:
         """Choose a new route with the next packet, as the current one has changed."""
-        self.is_unrouted = True
+        self.has_stale_route = True
         self._forget_path(self.flow.carrier, self.flow.key, self.flow.client_path)
 
     def _send(self, buffer: bytearray, packet: IPPacket, arrival: Carrier, egress: Carrier) -> DropReason | None:
@@ -327,7 +327,7 @@ class ForwardedFlow(WatchedFlow):
         flow, tenant, protocol = self.flow, self.flow.tenant, PROTOCOL_NUMBERS[self.flow.protocol]
         hop = choose(flow.carrier.network, flow.destination, flow_hash(protocol, flow.key))
         if isinstance(hop, Hop):
-            hop = leave(hop, flow.carrier, flow.destination)
+            hop = resolve_exit(hop, flow.carrier, flow.destination)
         if isinstance(hop, DropReason):
             self._plane.errors.answer(flow.carrier, UNREACHABLE[hop], buffer, packet, time.monotonic())
             return hop
@@ -343,8 +343,8 @@ class ForwardedFlow(WatchedFlow):
             tenant.move(protocol, flow, hop.carrier)
             flow.offramp = "kernel" if is_kernel_forwarded(flow.carrier, hop.carrier) else "tunnel"
             if flow.offramp == "tunnel":
-                flow.widen()
-        flow.route, self.is_unrouted = str(hop) or None, False
+                flow.use_full_paths()
+        flow.route, self.has_stale_route = str(hop) or None, False
         return None
 
     def _memoise(self, path: Path, arrival: Carrier, egress: Carrier, is_outward: bool) -> None:
@@ -359,19 +359,19 @@ class ForwardedFlow(WatchedFlow):
             return
         memoise(path, 4 if len(flow.source) == 4 else 6, arrival, egress, self._number)
         if flow.protocol == "tcp" and flow.offramp == "kernel" and "h" in flow.history and not self.is_carried:
-            path.flagged = self._ends_outward if is_outward else self._begins_or_ends
+            path.flagged = self._client_fin_or_rst if is_outward else self._origin_syn_fin_or_rst
             if is_outward and awaits_client:
-                path.exit = self._greet
+                path.exit = self._complete_handshake
             elif not is_outward and flow.ttfb_ms is None:
-                path.send = self._await_answer
-        paths[flow.key if is_outward else flow.answer_key] = path
+                path.send = self._await_first_byte
+        paths[flow.key if is_outward else flow.reply_key] = path
 
     def forget(self) -> None:
         """Forget memoised paths: the next packet of each direction is examined."""
         flow = self.flow
         self._forget_path(flow.carrier, flow.key, flow.client_path)
         if flow.egress is not None:
-            self._forget_path(flow.egress, flow.answer_key, flow.origin_path)
+            self._forget_path(flow.egress, flow.reply_key, flow.origin_path)
 
     def _forget_path(self, carrier: Carrier, key: bytes, path: KernelPath) -> None:
         for paths in (carrier.paths, carrier.forwards):

@@ -75,11 +75,11 @@ class Connections(Protocol):
         """Delete the entry of a flow that has ended."""
         ...
 
-    def cut(self, flow: Flow) -> None:
+    def abort(self, flow: Flow) -> None:
         """Delete the entry of a flow at once: none of its packets may pass any more."""
         ...
 
-    def beyond(self, flow: Flow) -> Carrier:
+    def carrier_to_origin(self, flow: Flow) -> Carrier:
         """The carrier of the proxy's own packets to the origin of a flow that the kernel carries."""
         ...
 
@@ -88,7 +88,7 @@ class Connections(Protocol):
         ...
 
     def catch_up(self, flow: Flow) -> None:
-        """Read what the kernel has noted of flows that it carries, and would hand over a little later."""
+        """Read what the kernel has logged about flows that it carries, and would deliver a little later."""
         ...
 
     def replace(self, flow: Flow) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxy.errors import DropReason
 from proxy.flow.record import CloseReason
-from proxy.kernel.marks import UDP_GRO, ask_for_tos, set_tos
+from proxy.kernel.tos import UDP_GRO, receive_tos, set_tos
 from proxy.wire import icmp
 from proxy.wire.icmp import ErrorKind, Report
 
@@ -74,7 +74,7 @@ def open_udp(family: int, *, gro: bool, device: str | None = None) -> socket.soc
     sock = _new_socket(family, socket.SOCK_DGRAM, device=device)
     try:
         _enlarge_receive_buffer(sock)
-        ask_for_tos(sock)
+        receive_tos(sock)
         if gro:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     except BaseException:
@@ -89,7 +89,7 @@ def source_address(address: bytes, port: int, device: str | None = None) -> str:
         return str(sock.getsockname()[0])
 
 
-def way_mtu(address: bytes, port: int, device: str | None = None) -> int:
+def path_mtu_to(address: bytes, port: int, device: str | None = None) -> int:
     """The path MTU to a destination, as known to the kernel."""
     with _connected(address, port, device) as sock:
         return path_mtu(sock, 4 if len(address) == 4 else 6)
@@ -114,7 +114,7 @@ def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket,
         sock, raw = _socket(address, socket.SOCK_RAW, protocol, device), True
     try:
         _enlarge_receive_buffer(sock)
-        ask_for_tos(sock)
+        receive_tos(sock)
         sock.connect((_text(address), 0))
     except BaseException:
         sock.close()
@@ -136,7 +136,7 @@ def network_error(sock: socket.socket) -> Report | None:
                     return Report(icmp_type, code, info, _offender(data), quoted, _destination(sock, name))
 
 
-def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) -> None:
+def set_ttl(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) -> None:
     """Set the TTL of later packets, and DF. With DF, sending what is too big raises EMSGSIZE."""
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)

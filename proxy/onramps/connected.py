@@ -268,7 +268,7 @@ def _listen(settings: ConnectedOnRamp) -> socket.socket:
     """The listening socket at the configured path. A dead proxy's socket file is replaced, a live one's is not."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        _make_way(settings.path)
+        _remove_stale_socket(settings.path)
         old_mask = os.umask(0o777 & ~settings.mode)
         try:
             listener.bind(settings.path)
@@ -281,7 +281,7 @@ def _listen(settings: ConnectedOnRamp) -> socket.socket:
     return listener
 
 
-def _make_way(path: str) -> None:
+def _remove_stale_socket(path: str) -> None:
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     with probe:
         try:

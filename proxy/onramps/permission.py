@@ -52,7 +52,7 @@ class TunnelPermission:
                 tunnel.close()
                 self._closed(tunnel)
             elif ruling is None or why is None:
-                log.info("%r: the policy lets it be open again", tunnel)
+                log.info("%r: permitted by the policy again", tunnel)
                 tunnel.refused = None
                 tunnel.network.attach(tunnel)
                 routes_changed(tunnel.network)
@@ -62,7 +62,7 @@ class TunnelPermission:
 
     def _open(self) -> Iterable[RampCarrier]:
         carriers = [each for tenant in self._tenants.values() for each in tenant.carriers.values()]
-        return [each for each in carriers if isinstance(each, RampCarrier) and each.opens]
+        return [each for each in carriers if isinstance(each, RampCarrier) and each.can_open_flows]
 
 
 def context_of(tunnel: RampCarrier) -> TunnelContext:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.tenant import Tenant
-from proxy.kernel.marks import UDP_GRO
+from proxy.kernel.tos import UDP_GRO
 from proxy.kernel.unconnected import GuePump, Source
 from proxy.offramps.sockets import overflows
 from proxy.onramps.site import SiteTunnel, carrier_id

@@ -19,8 +19,8 @@ from proxy.wire.checksum import update
 from proxy.wire.ip import AH, ESP, FRAGMENT, GRE, ICMP, ICMPV6, SCTP, TCP, UDP, IPPacket
 
 HEADERS = {4: 40, 6: 60}  # IP and TCP headers: MTU minus MSS
-LEAST_MTU = 1280  # of every IPv6 link (RFC 8200 5)
-ONE_HOP = 0x0100  # in the IPv4 header's word with the TTL
+IPV6_MIN_MTU = 1280  # of every IPv6 link (RFC 8200 5)
+TTL_UNIT = 0x0100  # in the IPv4 header's word with the TTL
 
 _U16 = struct.Struct("!H")
 
@@ -64,15 +64,17 @@ def forward(
 def _was_joined(packet: IPPacket, arrival: Carrier, gso: int) -> bool:
     """Whether the kernel may have reassembled the packet from IPv6 fragments, which it does not show.
 
-    In that case a Packet Too Big would not help: its sender fragments already. TCP adapts its segments.
+    In that case a Packet Too Big would not help: its sender already fragments. TCP adapts its segments.
     """
     return packet.version == 6 and arrival.exit is not None and not gso and packet.protocol != TCP
 
 
 def hops(arrival: Carrier, egress: Carrier) -> int:
-    """How many hops we are: none between the kernel and a tunnel, where the kernel is one; one between tunnels. Between
-    a tunnel and an interface on-ramp we are one besides the kernel."""
-    return 1 - (0 if arrival.opens else arrival.kernel_hops) - (0 if egress.opens else egress.kernel_hops)
+    """How many hops the proxy counts as: one between tunnels; none between the kernel and a tunnel, as the kernel is
+    the hop there; one besides the kernel between a tunnel and an interface on-ramp."""
+    arriving = 0 if arrival.can_open_flows else arrival.kernel_hops
+    leaving = 0 if egress.can_open_flows else egress.kernel_hops
+    return 1 - arriving - leaving
 
 
 def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
@@ -81,7 +83,7 @@ def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
     if packet.version == 4 or packet.dont_fragment:
         return [bytes(buffer[: packet.end])]
     prefix = bytes(buffer[: packet.start])
-    return [prefix + piece for piece in split(bytes(buffer[packet.start : packet.end]), LEAST_MTU, ident)]
+    return [prefix + piece for piece in split(bytes(buffer[packet.start : packet.end]), IPV6_MIN_MTU, ident)]
 
 
 def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
@@ -91,7 +93,7 @@ def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
     elif hops:
         buffer[packet.start + 8] -= hops
         (field,) = _U16.unpack_from(buffer, packet.start + 10)
-        _U16.pack_into(buffer, packet.start + 10, update(field, -hops * ONE_HOP % 0xFFFF))
+        _U16.pack_into(buffer, packet.start + 10, update(field, -hops * TTL_UNIT % 0xFFFF))
 
 
 def memoise(path: KernelPath, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:

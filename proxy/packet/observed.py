@@ -25,7 +25,7 @@ class Observed(NamedTuple):
     has_timestamps: bool = False
 
 
-class Begun(msgspec.Struct, gc=False):
+class SentSYN(msgspec.Struct, gc=False):
     """A SYN that was sent on before its flow was entered. `last`: as in `Observed`."""
 
     key: bytes

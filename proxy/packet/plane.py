@@ -13,8 +13,8 @@ from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier, is_kernel_forwarded
 from proxy.packet.forward import quoted_key
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.observed import Begun
-from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, leave
+from proxy.packet.observed import SentSYN
+from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, resolve_exit
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
 
@@ -27,7 +27,7 @@ class Handler(Protocol):
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this packet, which could open a flow, is a retransmission that belongs to the ended flow."""
         ...
 
@@ -47,16 +47,16 @@ class Opener(Protocol):
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
 
-class Admits(Protocol):
+class FlowSetup(Protocol):
     """Asks whether flows are allowed, and opens them."""
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
-    def open_answer(self, flow: Flow, inject: Inject) -> None: ...
+    def open_inbound(self, flow: Flow, inject: Inject) -> None: ...
 
-    def take_back(self, flow: Flow) -> None: ...
+    def resume(self, flow: Flow) -> None: ...
 
-    def open_repeated(self, flow: Flow, begun: Begun) -> None: ...
+    def open_sent(self, flow: Flow, syn: SentSYN) -> None: ...
 
     def asks(self) -> bool:
         """Whether policy or a hook decides about new flows."""
@@ -66,8 +66,8 @@ class Admits(Protocol):
 class Plane:
     """The packet plane of all tenants. `handle` is called for each packet that has no memoised path."""
 
-    def __init__(self, admits: Admits, errors: IcmpErrors) -> None:
-        self._admits, self._errors = admits, errors
+    def __init__(self, setup: FlowSetup, errors: IcmpErrors) -> None:
+        self._setup, self._errors = setup, errors
         self._addresses: dict[bytes, bytes] = {}  # one object per address, shared by all its flows
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
@@ -82,7 +82,7 @@ class Plane:
         packet = ip.parse(buffer, start, end)
         if isinstance(packet, DropReason):
             return packet
-        if not carrier.owns(packet.source) and not self._may_report(carrier, buffer, packet):
+        if not carrier.owns(packet.source) and not self._is_error_from_site(carrier, buffer, packet):
             return DropReason.SPOOFED_SOURCE
         if not ip.is_unicast(packet.destination) or packet.source == packet.destination:
             return DropReason.BAD_ADDRESS
@@ -90,10 +90,10 @@ class Plane:
             self._errors.answer(carrier, icmp.TTL_EXCEEDED, buffer, packet, now)
             return DropReason.TTL_EXPIRED
         if packet.is_fragment:
-            return self._fragment(carrier, buffer, packet, now, now_ns)
-        return self._whole(carrier, buffer, packet, now, now_ns)
+            return self._reassemble(carrier, buffer, packet, now, now_ns)
+        return self._dispatch(carrier, buffer, packet, now, now_ns)
 
-    def _fragment(
+    def _reassemble(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, now: float, now_ns: int
     ) -> DropReason | None:
         joined = carrier.tenant.fragments.add(buffer, packet, now, scope=carrier)
@@ -105,9 +105,9 @@ class Plane:
         if isinstance(whole, DropReason):
             return whole
         whole.dont_fragment = False
-        return self._whole(carrier, rebuilt, whole, now, now_ns)
+        return self._dispatch(carrier, rebuilt, whole, now, now_ns)
 
-    def _whole(
+    def _dispatch(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, now: float, now_ns: int
     ) -> DropReason | None:
         protocol = packet.protocol
@@ -122,7 +122,7 @@ class Plane:
             if problem := icmp.check(buffer, packet):
                 return problem
             if icmp.is_error(packet.version, buffer[packet.l4]):
-                return self._report(carrier, buffer, packet)
+                return self._icmp_error(carrier, buffer, packet)
         elif protocol not in _KERNEL_ONLY or (not carrier.network.exits and carrier.exit is None):
             pointer = ip.protocol_offset(buffer, packet) if packet.version == 6 else 0
             self._errors.answer(carrier, icmp.PROTOCOL_UNREACHABLE, buffer, packet, now, rest=pointer)
@@ -131,14 +131,14 @@ class Plane:
             return DropReason.TRUNCATED
         key = flow_key(buffer, packet)
         flow = carrier.tenant.find(carrier, protocol, key)
-        if flow is None and carrier.exit is not None and carrier.opens:
-            flow = carrier.network.answered(protocol, key, carrier)
+        if flow is None and carrier.exit is not None and carrier.can_open_flows:
+            flow = carrier.network.find_by_reply(protocol, key, carrier)
         if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
             return problem
-        if flow is not None and carrier.exit is not None and protocol == ip.TCP and _opens(buffer, packet):
+        if flow is not None and carrier.exit is not None and protocol == ip.TCP and _can_open_flow(buffer, packet):
             self._catch_up(flow, buffer, packet)
         if flow is None or (
-            flow.is_ended and _opens(buffer, packet) and not flow.handler.is_repetition(buffer, packet)
+            flow.is_ended and _can_open_flow(buffer, packet) and not flow.handler.is_retransmission(buffer, packet)
         ):
             return self._route(carrier, buffer, packet, key, now, now_ns)
         handler: Handler = flow.handler
@@ -149,7 +149,7 @@ class Plane:
         if packet.source == flow.source and isinstance(flow.handler, LateHandler):
             flow.handler.catch_up(tcp.sequence(buffer, packet))
 
-    def _may_report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
+    def _is_error_from_site(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this is an ICMP error from a router inside a site, or from this host on the way there, about one of
         the site's flows."""
         if (
@@ -171,35 +171,35 @@ class Plane:
         if key[: len(packet.source)] != packet.destination:  # its destination is not the sender of the quoted packet
             return None
         found: Flow | None = carrier.tenant.find(carrier, protocol, reverse_key(key))
-        if found is None and carrier.exit is not None and carrier.opens:  # about a packet from another on-ramp
-            found = carrier.network.answered(protocol, reverse_key(key), carrier)
+        if found is None and carrier.exit is not None and carrier.can_open_flows:  # about a packet from another on-ramp
+            found = carrier.network.find_by_reply(protocol, reverse_key(key), carrier)
         return found
 
-    def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+    def _icmp_error(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Give an ICMP error to the flow whose packet it quotes."""
         flow = self._quoted_flow(carrier, buffer, packet)
-        take = None if flow is None else getattr(flow.handler, "error", None)
-        if take is None:
+        handle = None if flow is None else getattr(flow.handler, "error", None)
+        if handle is None:
             return DropReason.ICMP_UNSUPPORTED
-        reason: DropReason | None = take(carrier, buffer, packet)
+        reason: DropReason | None = handle(carrier, buffer, packet)
         return reason
 
     def _route(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
         """Find the next hop for a flow's first packet, and open the flow."""
-        if not carrier.opens:
-            return self._expected(carrier, buffer, packet, key, now, now_ns)
+        if not carrier.can_open_flows:
+            return self._open_expected(carrier, buffer, packet, key, now, now_ns)
         network = carrier.network
         hop: Hop | DropReason = SOCKETS
         if network.routes is not None:
             hop = choose(network, packet.destination, flow_hash(packet.protocol, key))
         if isinstance(hop, Hop):
-            hop = leave(hop, carrier, packet.destination)
+            hop = resolve_exit(hop, carrier, packet.destination)
         if isinstance(hop, DropReason):
             self._errors.answer(carrier, UNREACHABLE[hop], buffer, packet, now)
             return hop
-        if not _opens(buffer, packet) and (hop.is_stream or tcp.flags(buffer, packet) & tcp.RST):
+        if not _can_open_flow(buffer, packet) and (hop.is_stream or tcp.flags(buffer, packet) & tcp.RST):
             if tcp.flags(buffer, packet) & tcp.RST:
                 return DropReason.STRAY
             carrier.deliver(tcp.reset_for(buffer, packet))
@@ -214,22 +214,22 @@ class Plane:
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the limit: refuse; over the rate: a retry may pass
             return refusal
-        is_kernels = is_kernel_forwarded(carrier, hop.carrier)
-        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, is_kernels=is_kernels)
+        is_kernel_flow = is_kernel_forwarded(carrier, hop.carrier)
+        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, is_kernel_flow=is_kernel_flow)
         flow.dscp = packet.tos >> 2
         if hop.route is not None:
             flow.route = str(hop)
         if hop.carrier is not None:
             if tenant.collides(packet.protocol, flow, hop.carrier):
                 return DropReason.FLOW_COLLISION
-            flow.egress, flow.offramp = hop.carrier, "kernel" if is_kernels else "tunnel"
-        return self._admits.open(flow, hop, buffer, packet)
+            flow.egress, flow.offramp = hop.carrier, "kernel" if is_kernel_flow else "tunnel"
+        return self._setup.open(flow, hop, buffer, packet)
 
-    def _expected(
+    def _open_expected(
         self, exit_: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
         """Open a connection from outside that the kernel expected because of a client's connection (active FTP)."""
-        if packet.protocol != ip.TCP or not _opens(buffer, packet):
+        if packet.protocol != ip.TCP or not _can_open_flow(buffer, packet):
             return DropReason.STRAY
         flows = exit_.flows.get(ip.TCP, {}).values()
         ends = packet.destination, packet.source
@@ -242,9 +242,9 @@ class Plane:
             flow = exit_.tenant.find(exit_, ip.TCP, key)
             return None if flow is None else flow.handler.packet(exit_, held, packet)
 
-        return self.open_answer(parent, reverse_key(key), inject, now, now_ns)
+        return self.open_inbound(parent, reverse_key(key), inject, now, now_ns)
 
-    def open_answer(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
+    def open_inbound(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
         """Open a flow that begins with a reply to a mapping of `parent`. `key`: as in the client's packets.
 
         `inject` sends that reply on, once hooks and policy have allowed the flow.
@@ -260,35 +260,35 @@ class Plane:
         if flow.tenant.collides(number, flow, egress):
             return DropReason.FLOW_COLLISION
         flow.parent_id, flow.route, flow.egress, flow.offramp = parent.id, parent.route, egress, parent.offramp
-        self._admits.open_answer(flow, inject)
+        self._setup.open_inbound(flow, inject)
         return None
 
-    def take_back(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow | None:
+    def resume(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow | None:
         """Resume a flow that the kernel carried while no proxy was running. Returns None if that is impossible."""
         if protocol not in _NAMES or carrier.tenant.find(carrier, protocol, key) is not None:
             return None
         flow = self._new_flow(carrier, protocol, key, now, now_ns)
         flow.egress, flow.offramp = carrier, "kernel"
-        self._admits.take_back(flow)
+        self._setup.resume(flow)
         return flow
 
-    def open_repeated(self, carrier: Carrier, protocol: int, begun: Begun, egress: Carrier) -> None:
+    def open_sent(self, carrier: Carrier, protocol: int, syn: SentSYN, egress: Carrier) -> None:
         """Open a flow whose first packet `egress` has sent already, as neither policy nor hooks are asked, and the
         decision was known."""
-        flow = self._new_flow(carrier, protocol, begun.key, begun.now, begun.now_ns)
-        flow.dscp, flow.egress, flow.offramp, flow.egress_ip = begun.tos >> 2, egress, "kernel", begun.egress_ip
-        self._admits.open_repeated(flow, begun)
+        flow = self._new_flow(carrier, protocol, syn.key, syn.now, syn.now_ns)
+        flow.dscp, flow.egress, flow.offramp, flow.egress_ip = syn.tos >> 2, egress, "kernel", syn.egress_ip
+        self._setup.open_sent(flow, syn)
 
     def asks(self) -> bool:
         """Whether policy or a hook decides about new flows."""
-        return self._admits.asks()
+        return self._setup.asks()
 
     def _new_flow(
-        self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, *, is_kernels: bool = True
+        self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, *, is_kernel_flow: bool = True
     ) -> Flow:
         size = 4 if len(key) < 16 else 16
         source, destination, ports = key[:size], key[size : 2 * size], key[2 * size :]
-        path = (KernelTCPPath if protocol == ip.TCP else KernelPath) if is_kernels else Path
+        path = (KernelTCPPath if protocol == ip.TCP else KernelPath) if is_kernel_flow else Path
         addresses = self._addresses
         if len(addresses) > MAX_ADDRESSES:
             addresses.clear()
@@ -313,7 +313,7 @@ def flow_key(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
     return packet.source + packet.destination + bytes(buffer[packet.l4 + at : packet.l4 + at + size])
 
 
-def _opens(buffer: bytes | bytearray, packet: IPPacket) -> bool:
+def _can_open_flow(buffer: bytes | bytearray, packet: IPPacket) -> bool:
     """Whether this packet may be a flow's first: for TCP, only a bare SYN."""
     if packet.protocol != ip.TCP:
         return True

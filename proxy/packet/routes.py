@@ -33,7 +33,7 @@ OFFRAMPS = {"sockets": "stream", "kernel": "kernel", "clients": "clients"}  # na
 
 
 def choose(network: Network, destination: bytes, number: int) -> Hop | DropReason:
-    """The next hop of a flow to `destination` with hash `number`, or the reason if there is none. See also `leave`."""
+    """The next hop of a flow to `destination` with hash `number`, or why there is none. See also `resolve_exit`."""
     if network.routes is None:
         return SOCKETS
     routes = network.routes.match(destination)
@@ -66,7 +66,7 @@ def _others(network: Network) -> str:
     return f"; those that have: {', '.join(sorted(network.sites))}" if network.sites else ""
 
 
-def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
+def resolve_exit(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
     """The same hop, but with packets in place of a socket, if the flow leaves the proxy unread: to the on-ramp behind
     which the destination is, for a flow of a tunnel, or else to the kernel's forwarding.
 
@@ -75,12 +75,12 @@ def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
     if hop.carrier is not None or (hop.route is not None and hop.route.via == "stream"):
         return hop
     network = arrival.network
-    way = arrival if arrival.exit is not None else network.exits.get(arrival.header_bytes)
-    if way is None or network.is_own(destination):
+    egress = arrival if arrival.exit is not None else network.exits.get(arrival.header_bytes)
+    if egress is None or network.is_host_address(destination):
         return hop
     if arrival.exit is None:
-        way = next((ramp for ramp in network.ramps if network.leads_to(ramp, destination)), way)
-    return Hop(hop.route, way, network.tenant.settings.level != "packet")
+        egress = next((ramp for ramp in network.ramps if network.can_reach(ramp, destination)), egress)
+    return Hop(hop.route, egress, network.tenant.settings.level != "packet")
 
 
 def _hops(network: Network, route: Route, destination: bytes) -> list[Hop]:

@@ -18,7 +18,7 @@ from proxy.policy.phases import Phase
 from proxy.settings import DocumentError
 from proxy.verdict import Ruling
 
-Known = dict[Phase, Facts]
+FactsCache = dict[Phase, Facts]
 _ADDRESSES = frozenset(field.name for phase in FIELDS.values() for field in phase if field.kind is Kind.ADDRESS)
 READ_PHASES: tuple[Phase, ...] = ("tls", "ssh", "http")  # judged where sessions are inspected
 
@@ -28,12 +28,12 @@ class CarriedFile(msgspec.Struct, frozen=True):
 
     path: str
     tenant: str | None
-    written: str
+    source: str
     lists: dict[str, str] = {}
 
     def text(self) -> str:
-        """The YAML of it."""
-        return self.written
+        """Its YAML."""
+        return self.source
 
     def beside(self, name: str) -> str:
         """The text of a list. DocumentError: it is not among those sent."""
@@ -71,12 +71,12 @@ def flow_facts(flow: Flow, now: float) -> dict[str, Any]:
 
     `now`: Unix seconds.
     """
-    known = FlowFacts(flow, now).all("network")
+    facts = FlowFacts(flow, now).all("network")
     for field in FIELDS["network"]:
-        if field.kind is Kind.ADDRESS and (value := known.get(field.name)) is not None:
-            known[field.name] = str(ip_address(value))
-    del known["time.unix"]
-    return known
+        if field.kind is Kind.ADDRESS and (value := facts.get(field.name)) is not None:
+            facts[field.name] = str(ip_address(value))
+    del facts["time.unix"]
+    return facts
 
 
 class SessionJudge:
@@ -87,19 +87,19 @@ class SessionJudge:
 
     def judge(
         self, tenant: str, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float,
-        known: Known | None = None,
+        cache: FactsCache | None = None,
     ) -> Ruling | None:  # fmt: skip
         """The ruling on these facts, and those of the flow; None: no policy covers them. `now`: Unix seconds.
 
-        `known` caches the decoded facts of the flow, for further questions about it.
+        `cache` keeps the decoded facts of the flow for later calls.
         """
         if not self._policies.has(tenant, phase):
             return None
-        base = None if known is None else known.get(phase)
+        base = None if cache is None else cache.get(phase)
         if base is None:
             base = _CarriedFacts(flow)
-            if known is not None:
-                known[phase] = base
+            if cache is not None:
+                cache[phase] = base
         return self._policies.judge(tenant, phase, _SessionFacts(base, facts, now))
 
 

@@ -23,7 +23,7 @@ class FlowFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     network: str = "default"
     user: str | None = None
     device: str | None = None
-    known: dict[str, Any] = {}  # facts for policies (`proxy.policy.carried.flow_facts`)
+    policy_facts: dict[str, Any] = {}  # of the flow (`proxy.policy.carried.flow_facts`)
 
 
 class TLSFacts(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -162,7 +162,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     shortfalls: list[str] = []
 
 
-class Seen(msgspec.Struct, tag="seen", frozen=True):
+class SessionFacts(msgspec.Struct, tag="session-facts", frozen=True):
     """Facts about the session, for the flow's record."""
 
     session: int
@@ -202,7 +202,7 @@ class Records(msgspec.Struct, tag="records", frozen=True):
     records: list[Record]
 
 
-class Shown(msgspec.Struct, tag="shown", frozen=True):
+class TerminalOutput(msgspec.Struct, tag="terminal-output", frozen=True):
     """The output of an SSH channel's terminal, for its watchers."""
 
     session: int
@@ -213,14 +213,16 @@ class Shown(msgspec.Struct, tag="shown", frozen=True):
     is_over: bool = False
 
 
-class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
+class LeafRequest(msgspec.Struct, tag="leaf-request", frozen=True):
+    """Request a leaf certificate for this name; with `untrusted`, of an authority that clients do not trust."""
+
     request: int
     session: int
     name: str
     untrusted: bool = False
 
 
-class CertificateWanted(msgspec.Struct, tag="certificate-wanted", frozen=True):
+class CertificateRequest(msgspec.Struct, tag="certificate-request", frozen=True):
     """Request an SSH user certificate for a key that was created for this session."""
 
     request: int
@@ -230,7 +232,7 @@ class CertificateWanted(msgspec.Struct, tag="certificate-wanted", frozen=True):
     identity: str  # authenticated by the client
 
 
-class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
+class SignatureRequest(msgspec.Struct, tag="signature-request", frozen=True):
     """Request a signature by a key that never leaves the proxy: the tenant's host key over an exchange hash
     (RFC 4253 8), or the key for origins over an authentication request (RFC 4252 7)."""
 
@@ -242,14 +244,14 @@ class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
     algorithm: str = "ssh-ed25519"
 
 
-class FingerprintsWanted(msgspec.Struct, tag="fingerprints-wanted", frozen=True):
+class FingerprintsRequest(msgspec.Struct, tag="fingerprints-request", frozen=True):
     """Request the host keys of the flow's origin in DNS (SSHFP, RFC 4255)."""
 
     request: int
     session: int
 
 
-class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
+class RecordingRequest(msgspec.Struct, tag="recording-request", frozen=True):
     """Request a file of this name for the recording of a channel."""
 
     request: int
@@ -257,7 +259,7 @@ class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
     name: str
 
 
-class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
+class DialRequest(msgspec.Struct, tag="dial-request", frozen=True):
     """Request a socket connected to this origin, by the flow's off-ramp; without a host, to the flow's own origin."""
 
     request: int
@@ -266,14 +268,14 @@ class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
     port: int = 0
 
 
-class DialOver(msgspec.Struct, tag="dial-over", frozen=True):
-    """A connection that was requested has been closed."""
+class DialClosed(msgspec.Struct, tag="dial-closed", frozen=True):
+    """A connection opened by a `DialRequest` has been closed."""
 
     session: int
     request: int
 
 
-class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
+class LimitRequest(msgspec.Struct, tag="limit-request", frozen=True):
     """Count a request by the limits of these rules, which all inspectors share."""
 
     request: int
@@ -281,8 +283,8 @@ class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
     rules: tuple[RuleIdentity, ...]
 
 
-class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
-    """Ask the application's hook, with its argument as `proxy.inspect.questions` encodes it."""
+class HookRequest(msgspec.Struct, tag="hook-request", frozen=True):
+    """Ask the application's hook, with its argument as `proxy.inspect.hook_arguments` encodes it."""
 
     request: int
     session: int
@@ -291,7 +293,7 @@ class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
 
 
 class HookData(msgspec.Struct, tag="hook-data", frozen=True):
-    """Bytes that do not fit into `HookWanted`, sent before it."""
+    """Bytes that do not fit into `HookRequest`, sent before it."""
 
     request: int
     session: int
@@ -306,7 +308,7 @@ class HookNotice(msgspec.Struct, tag="hook-notice", frozen=True):
     argument: dict[str, Any]
 
 
-class Learnt(msgspec.Struct, tag="learnt", frozen=True):
+class HostException(msgspec.Struct, tag="host-exception", frozen=True):
     """Sessions with this host should not be inspected. Sent by one inspector to the proxy, and by it to all."""
 
     session: int
@@ -334,7 +336,7 @@ ToInspector = (
     | RecordingAnswer
     | LimitAnswer
     | HookAnswer
-    | Learnt
+    | HostException
     | Kill
     | Drain
     | WatchChannel
@@ -342,23 +344,23 @@ ToInspector = (
 )
 ToProxy = (
     Ready
-    | Seen
+    | SessionFacts
     | Pass
     | Ended
     | Records
-    | LeafWanted
-    | DialOver
-    | DialWanted
-    | CertificateWanted
-    | SignatureWanted
-    | FingerprintsWanted
-    | RecordingWanted
-    | LimitWanted
-    | HookWanted
+    | LeafRequest
+    | DialClosed
+    | DialRequest
+    | CertificateRequest
+    | SignatureRequest
+    | FingerprintsRequest
+    | RecordingRequest
+    | LimitRequest
+    | HookRequest
     | HookData
     | HookNotice
-    | Learnt
-    | Shown
+    | HostException
+    | TerminalOutput
     | Secrets
 )
 

@@ -20,11 +20,11 @@ from proxy.offramps import sockets
 from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
 from proxy.session.messages import (
     Configure,
-    DialWanted,
+    DialRequest,
     FingerprintsAnswer,
-    FingerprintsWanted,
+    FingerprintsRequest,
     LeafAnswer,
-    LeafWanted,
+    LeafRequest,
     TenantRules,
 )
 from proxy.settings import Settings
@@ -59,13 +59,13 @@ class Broker:
         self.configuration = Configure(rules, sniff_s=timeouts.sniff_s, handshake_s=timeouts.tls_s)
         self._lookups: set[asyncio.Task[None]] = set()
 
-    def leaf(self, tenant: str, wanted: LeafWanted) -> LeafAnswer:
+    def leaf(self, tenant: str, message: LeafRequest) -> LeafAnswer:
         """The requested certificate, or the reason why there is none."""
         try:
-            leaf = self.authorities.leaf(tenant, wanted.name, untrusted=wanted.untrusted)
+            leaf = self.authorities.leaf(tenant, message.name, untrusted=message.untrusted)
         except (ProxyError, ValueError) as error:
-            return LeafAnswer(wanted.request, error=str(error))
-        return LeafAnswer(wanted.request, leaf.chain, leaf.key, renew_at=leaf.not_after - RENEW_S)
+            return LeafAnswer(message.request, error=str(error))
+        return LeafAnswer(message.request, leaf.chain, leaf.key, renew_at=leaf.not_after - RENEW_S)
 
     def renew_ssh(self, tenant: str) -> None:
         """Put the tenant's current SSH keys into the next configuration of inspectors. Raises ProxyError."""
@@ -75,7 +75,7 @@ class Broker:
         tenants = {**self.configuration.tenants, tenant: rules}
         self.configuration = msgspec.structs.replace(self.configuration, tenants=tenants)
 
-    def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
+    def dial(self, flow: Flow, message: DialRequest, then: Dialled) -> None:
         """Connect to the flow's own origin, or to the named one, from a socket of the host.
 
         Flows into a tunnel are refused: they keep the client's address and port, which allow one connection only, and a
@@ -84,10 +84,10 @@ class Broker:
         if flow.egress is not None:
             then(None, "a flow into a tunnel has a single connection")
             return
-        if wanted.host is None:
+        if message.host is None:
             self._connect(flow, *flow.target, then)
             return
-        host, port = wanted.host, wanted.port
+        host, port = message.host, message.port
         try:
             address = ip_address(host).packed
         except ValueError:
@@ -95,11 +95,13 @@ class Broker:
         else:
             self._connect(flow, address, port, then)
 
-    def fingerprints(self, flow: Flow, wanted: FingerprintsWanted, then: Callable[[FingerprintsAnswer], None]) -> None:
+    def fingerprints(
+        self, flow: Flow, message: FingerprintsRequest, then: Callable[[FingerprintsAnswer], None]
+    ) -> None:
         """Look up the SSHFP fingerprints of the origin's host keys in DNS."""
 
         async def ask() -> None:
-            then(FingerprintsAnswer(wanted.request, await digests(address_text(flow.target[0]))))
+            then(FingerprintsAnswer(message.request, await digests(address_text(flow.target[0]))))
 
         self._start(ask())
 

@@ -76,7 +76,7 @@ class DatagramFlow:
         """Handle a checked packet of this flow for which no path is memoised."""
         raise NotImplementedError
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """False: datagrams have no sequence numbers, so each may open a flow."""
         return False
 

@@ -10,7 +10,7 @@ import time
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.tenant import Carrier
-from proxy.kernel.marks import set_tos
+from proxy.kernel.tos import set_tos
 from proxy.offramps import sockets
 from proxy.poller import IN
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
@@ -69,7 +69,7 @@ class EchoFlow(DatagramFlow):
         if self.sock is None:
             return DropReason.STRAY
         if (packet.ttl, packet.dont_fragment, packet.tos) != self._hop:
-            sockets.set_hop(self.sock, self._version, packet.ttl - 1, packet.dont_fragment)
+            sockets.set_ttl(self.sock, self._version, packet.ttl - 1, packet.dont_fragment)
             set_tos(self.sock, self.flow.tenant.remark_tos(packet.tos))
             self._hop = packet.ttl, packet.dont_fragment, packet.tos
         return self.send(self.sock, buffer, packet.l4, packet.end)

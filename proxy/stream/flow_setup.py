@@ -12,7 +12,7 @@ from typing import Protocol
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.observed import Begun
+from proxy.packet.observed import SentSYN
 from proxy.packet.plane import Inject, Opener
 from proxy.packet.routes import Hop
 from proxy.stream.held_flow import HeldFlow
@@ -29,11 +29,11 @@ QUIC_PORT = 443
 class Forwarder(Opener, Protocol):
     """Opens flows that leave as packets."""
 
-    def open_answer(self, flow: Flow, inject: Inject) -> None: ...
+    def open_inbound(self, flow: Flow, inject: Inject) -> None: ...
 
-    def take_back(self, flow: Flow) -> None: ...
+    def resume(self, flow: Flow) -> None: ...
 
-    def open_repeated(self, flow: Flow, begun: Begun) -> None: ...
+    def open_sent(self, flow: Flow, syn: SentSYN) -> None: ...
 
 
 class FlowSetup:
@@ -69,21 +69,21 @@ class FlowSetup:
             return verdict
         return self.lifecycle.admission.refuse(flow, "quic", "QUIC cannot be inspected, TLS over TCP can")
 
-    def open_answer(self, flow: Flow, inject: Inject) -> None:
+    def open_inbound(self, flow: Flow, inject: Inject) -> None:
         """Open a flow whose first packet comes from the origin; `inject` forwards it."""
         assert self._forwarder is not None
-        self._forwarder.open_answer(flow, inject)
+        self._forwarder.open_inbound(flow, inject)
 
-    def take_back(self, flow: Flow) -> None:
+    def resume(self, flow: Flow) -> None:
         """Resume a flow that the kernel forwarded while no proxy was running."""
         assert self._forwarder is not None
-        self._forwarder.take_back(flow)
+        self._forwarder.resume(flow)
 
-    def open_repeated(self, flow: Flow, begun: Begun) -> None:
+    def open_sent(self, flow: Flow, syn: SentSYN) -> None:
         """Open a flow whose first packet has already been forwarded: see `asks`."""
         assert self._forwarder is not None
         self.lifecycle.admission.ask_policy(flow)
-        self._forwarder.open_repeated(flow, begun)
+        self._forwarder.open_sent(flow, syn)
 
     def asks(self) -> bool:
         """Whether policy or a hook decides about new flows."""
@@ -106,7 +106,7 @@ class FlowSetup:
             if flow.seq:
                 self.lifecycle.move(flow, None, flow.redirect)
             flow.egress = None
-        flow.widen()
+        flow.use_full_paths()
         return opener.open(flow, buffer, packet)
 
 

@@ -146,7 +146,7 @@ class HeldFlow:
             self._first.hold(buffer, packet)
         return DropReason.HELD
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this SYN is a retransmission of the refused one."""
         return self._is_refused and self._first.is_same(buffer, packet)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from proxy.flow.context import FlowContext
 from proxy.hooks.arguments import Bodies, argument
-from proxy.session.messages import PART_BYTES, HookAnswer, HookData, HookNotice, HookWanted
+from proxy.session.messages import PART_BYTES, HookAnswer, HookData, HookNotice, HookRequest
 from proxy.stream.admission import Admission
 from proxy.stream.inspected_session import InspectedSession
 from proxy.verdict import ALLOW, Failure, Verdict
@@ -29,27 +29,27 @@ class HookRequests:
         self._data: dict[int, bytearray] = {}  # by question
         self._bodies: dict[int, Bodies] = {}  # by session
 
-    def ask(self, admission: Admission, session: InspectedSession, wanted: HookWanted) -> None:
+    def ask(self, admission: Admission, session: InspectedSession, message: HookRequest) -> None:
         """Ask the application, and send its answer."""
-        encoded = wanted.argument
-        if (data := self._data.pop(wanted.request, None)) is not None:
+        encoded = message.argument
+        if (data := self._data.pop(message.request, None)) is not None:
             encoded["data"] = bytes(data)
 
         def make_argument(flow: FlowContext[Any]) -> Any:
-            if wanted.hook == "http_body":
+            if message.hook == "http_body":
                 return self._bodies.setdefault(session.number, Bodies()).part(encoded, flow)
-            return argument(wanted.hook, encoded, flow)
+            return argument(message.hook, encoded, flow)
 
         def send_answer(answer: bytes | Verdict) -> None:
             if isinstance(answer, bytes):
-                self._send_bytes(wanted.request, answer)
+                self._send_bytes(message.request, answer)
                 return
-            if wanted.hook == "ssh_auth" and not answer.is_denial:
+            if message.hook == "ssh_auth" and not answer.is_denial:
                 session.grants.approved.add(str(encoded["username"]))
             verdict = None if answer is ALLOW else answer
-            self._send(HookAnswer(wanted.request, verdict, is_failure=isinstance(answer, Failure)))
+            self._send(HookAnswer(message.request, verdict, is_failure=isinstance(answer, Failure)))
 
-        admission.ask_inspection_hook(session.flow, wanted.hook, make_argument, send_answer)
+        admission.ask_inspection_hook(session.flow, message.hook, make_argument, send_answer)
 
     def add_data(self, session: InspectedSession, message: HookData) -> None:
         """Keep a part of the argument of a question that follows."""

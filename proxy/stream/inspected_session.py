@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
 from proxy.session.facts import FlowFacts
-from proxy.session.messages import Ended, Seen
+from proxy.session.messages import Ended, SessionFacts
 from proxy.stream.queues import received_bytes
 from proxy.stream.relay import LINGER_RESET
 from proxy.stream.ssh_broker import SSHGrants
@@ -90,7 +90,7 @@ class InspectedSession:
         except OSError:
             pass
 
-    def add_facts(self, message: Seen) -> None:
+    def add_facts(self, message: SessionFacts) -> None:
         """Record what the inspector has learnt about the session."""
         flow = self.flow
         if message.protocol is not None:
@@ -153,7 +153,7 @@ class InspectedSession:
         self.finished(reason, is_cut)
 
 
-def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
+def facts_of(flow: Flow, policy_facts: dict[str, Any]) -> FlowFacts:
     """The facts about the flow that are sent to the inspector. `known`: the fields that policies may use."""
     carrier = flow.carrier
     return FlowFacts(
@@ -168,5 +168,5 @@ def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
         network=carrier.network.name,
         user=carrier.user,
         device=carrier.device,
-        known=known,
+        policy_facts=policy_facts,
     )

@@ -24,32 +24,32 @@ from proxy.policy.facts import FlowFacts
 from proxy.poller import Poller
 from proxy.session.channel import Channel, LocalChannel, SocketChannel
 from proxy.session.messages import (
-    CertificateWanted,
+    CertificateRequest,
     DialAnswer,
-    DialOver,
-    DialWanted,
+    DialClosed,
+    DialRequest,
     Drain,
     Ended,
-    FingerprintsWanted,
+    FingerprintsRequest,
     HookData,
     HookNotice,
-    HookWanted,
+    HookRequest,
+    HostException,
     Kill,
-    LeafWanted,
-    Learnt,
+    LeafRequest,
     LimitAnswer,
-    LimitWanted,
+    LimitRequest,
     Open,
     Pass,
     ReadLevel,
     Ready,
     RecordingAnswer,
-    RecordingWanted,
+    RecordingRequest,
     Records,
     Secrets,
-    Seen,
-    Shown,
-    SignatureWanted,
+    SessionFacts,
+    SignatureRequest,
+    TerminalOutput,
     decode_to_proxy,
     parts,
 )
@@ -117,35 +117,35 @@ class InspectorHandle:
             self._handle_session_message(session, message)
 
     def _handle_session_message(self, session: InspectedSession, message: Any) -> None:
-        if isinstance(message, Seen):
+        if isinstance(message, SessionFacts):
             session.add_facts(message)
             self._pool.inspected_origins.update(session.flow)
             self._pool.decided(session.flow.tenant.name, message.decisions)
             if message.protocol is not None and self._pool.application is not None:
                 self._pool.application.detected(session.flow)
-        elif isinstance(message, LeafWanted):
+        elif isinstance(message, LeafRequest):
             self.channel.send(self._pool.broker.leaf(session.flow.tenant.name, message))
-        elif isinstance(message, DialWanted):
+        elif isinstance(message, DialRequest):
             self._dial(session, message)
-        elif isinstance(message, DialOver):
+        elif isinstance(message, DialClosed):
             session.dial_closed(message.request)
-        elif isinstance(message, LimitWanted):
+        elif isinstance(message, LimitRequest):
             self.channel.send(self._pool.count(session.flow, message))
-        elif isinstance(message, HookWanted):
+        elif isinstance(message, HookRequest):
             self._ask(session, message)
         elif isinstance(message, HookData):
             self._hook_requests.add_data(session, message)
         elif isinstance(message, HookNotice):
             self._hook_requests.body_ended(message)
-        elif isinstance(message, CertificateWanted | SignatureWanted):
+        elif isinstance(message, CertificateRequest | SignatureRequest):
             self._sign(session, message)
-        elif isinstance(message, FingerprintsWanted):
+        elif isinstance(message, FingerprintsRequest):
             self._pool.broker.fingerprints(session.flow, message, self._send)
-        elif isinstance(message, RecordingWanted):
+        elif isinstance(message, RecordingRequest):
             self._record(session, message)
-        elif isinstance(message, Shown):
+        elif isinstance(message, TerminalOutput):
             self._pool.terminals.shown(message)
-        elif isinstance(message, Learnt):
+        elif isinstance(message, HostException):
             self._pool.pass_host(session.flow.tenant.name, message.host, message.why)
         elif isinstance(message, Ended):
             self._forget(message.session)
@@ -156,42 +156,42 @@ class InspectorHandle:
             session.give_back()
             self._pool.note_idle()
 
-    def _ask(self, session: InspectedSession, wanted: HookWanted) -> None:
+    def _ask(self, session: InspectedSession, message: HookRequest) -> None:
         assert self._pool.application is not None
-        self._hook_requests.ask(self._pool.application.admission, session, wanted)
+        self._hook_requests.ask(self._pool.application.admission, session, message)
 
     def _forget(self, number: int) -> None:
         self.sessions.pop(number, None)
         self._hook_requests.session_ended(number)
         self._pool.terminals.ended(number)
 
-    def _dial(self, session: InspectedSession, wanted: DialWanted) -> None:
+    def _dial(self, session: InspectedSession, message: DialRequest) -> None:
         def dialled(sock: socket.socket | None, why: str) -> None:
             if sock is None:
-                self.channel.send(DialAnswer(wanted.request, error=why))
+                self.channel.send(DialAnswer(message.request, error=why))
                 return
-            if not self.channel.send(DialAnswer(wanted.request), [sock.fileno()]):
-                self.channel.send(DialAnswer(wanted.request, error="no descriptors are left"))
+            if not self.channel.send(DialAnswer(message.request), [sock.fileno()]):
+                self.channel.send(DialAnswer(message.request, error="no descriptors are left"))
             if session.number in self.sessions:
-                session.add_origin(sock, None if wanted.host is None else wanted.request)
+                session.add_origin(sock, None if message.host is None else message.request)
             else:
                 sock.close()
 
-        self._pool.broker.dial(session.flow, wanted, dialled)
+        self._pool.broker.dial(session.flow, message, dialled)
 
-    def _sign(self, session: InspectedSession, wanted: CertificateWanted | SignatureWanted) -> None:
+    def _sign(self, session: InspectedSession, message: CertificateRequest | SignatureRequest) -> None:
         flow, grants, broker = session.flow, session.grants, self._pool.broker.ssh
         application = self._pool.application
         is_asked = application is not None and application.hooks.has("ssh_auth")
-        if isinstance(wanted, CertificateWanted):
-            self.channel.send(broker.certificate(flow, grants, session.source, wanted, is_asked=is_asked))
+        if isinstance(message, CertificateRequest):
+            self.channel.send(broker.certificate(flow, grants, session.source, message, is_asked=is_asked))
         else:
-            self.channel.send(broker.sign(flow, grants, wanted, is_asked=is_asked))
+            self.channel.send(broker.sign(flow, grants, message, is_asked=is_asked))
 
-    def _record(self, session: InspectedSession, wanted: RecordingWanted) -> None:
-        answer, descriptors = self._pool.broker.ssh.recording(session.flow.tenant.name, wanted)
+    def _record(self, session: InspectedSession, message: RecordingRequest) -> None:
+        answer, descriptors = self._pool.broker.ssh.recording(session.flow.tenant.name, message)
         if not self.channel.send(answer, descriptors):
-            self.channel.send(RecordingAnswer(wanted.request, error="no descriptors are left"))
+            self.channel.send(RecordingAnswer(message.request, error="no descriptors are left"))
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -266,11 +266,11 @@ class Inspectors:
         self.broker.configuration = msgspec.structs.replace(self.broker.configuration, policies=carried)
         self._configure_all()
 
-    def count(self, flow: Flow, wanted: LimitWanted) -> LimitAnswer:
+    def count(self, flow: Flow, message: LimitRequest) -> LimitAnswer:
         """Count a request of this flow, unless a limit is exceeded."""
         if self._policies is None:
-            return LimitAnswer(wanted.request)
-        return LimitAnswer(wanted.request, self._policies.exceeded(wanted.rules, FlowFacts(flow, time.time())))
+            return LimitAnswer(message.request)
+        return LimitAnswer(message.request, self._policies.exceeded(message.rules, FlowFacts(flow, time.time())))
 
     def renew_ssh(self, tenant: str) -> None:
         """Give new SSH sessions of this tenant its current keys. Raises ProxyError."""
@@ -293,14 +293,14 @@ class Inspectors:
         lasts_s = self.broker.configuration.tenants[tenant].pinned_s
         log.warning("tenant '%s': %s is not inspected for %.0f s: %s", tenant, host, lasts_s, why)
         self._exceptions[tenant, host] = why, time.monotonic() + lasts_s
-        self._broadcast(Learnt(0, host, why, tenant))
+        self._broadcast(HostException(0, host, why, tenant))
 
     def tick(self, now: float) -> None:
         """Update totals of live sessions, a slice per call, and forget learnt hosts that have expired."""
         for (tenant, host), (why, until) in list(self._exceptions.items()):
             if until <= now:
                 del self._exceptions[tenant, host]
-                self._broadcast(Learnt(0, host, why, tenant, is_over=True))
+                self._broadcast(HostException(0, host, why, tenant, is_over=True))
         self.broker.authorities.tick()
         counted = list(itertools.islice(self._to_count, COUNTED_PER_TICK))
         for session in counted:
@@ -364,7 +364,7 @@ class Inspectors:
         self.handles.append(handle)
         self._configure(handle)
         for (tenant, host), (why, _) in self._exceptions.items():
-            handle.channel.send(Learnt(0, host, why, tenant))
+            handle.channel.send(HostException(0, host, why, tenant))
         return handle
 
     def _configure_all(self) -> None:

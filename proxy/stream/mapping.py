@@ -15,7 +15,7 @@ from proxy.flow.flow import Flow, next_number
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.kernel.batch import ENDPOINT, Batch
-from proxy.kernel.marks import ancillary, set_tos
+from proxy.kernel.tos import ancillary, set_tos
 from proxy.offramps import sockets
 from proxy.poller import ERROR, IN
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
@@ -115,12 +115,12 @@ class Mapping:
         """End the sessions that share this socket, and no others, after a bug."""
         self._end_sessions("proxy_error")
 
-    def set_hop(self, hop: tuple[int, bool, int]) -> None:
+    def set_ttl(self, hop: tuple[int, bool, int]) -> None:
         """Set TTL, don't-fragment and TOS for the next datagram, where they differ from the last one's."""
         assert self.sock is not None
         before, (ttl, dont_fragment, tos) = self.hop, hop
         if before is None or before[:2] != hop[:2]:
-            sockets.set_hop(self.sock, 4 if self.family == socket.AF_INET else 6, ttl - 1, dont_fragment)
+            sockets.set_ttl(self.sock, 4 if self.family == socket.AF_INET else 6, ttl - 1, dont_fragment)
         if before is None or before[2] != tos:
             set_tos(self.sock, self._first_flow.tenant.remark_tos(tos))
         self.hop = hop

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from proxy.errors import DropReason
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.tenant import Endpoint, is_kernel_forwarded
-from proxy.packet.routes import Hop, choose, flow_hash, leave, named
+from proxy.packet.routes import Hop, choose, flow_hash, named, resolve_exit
 from proxy.stream.lifecycle import Lifecycle
 from proxy.verdict import Verdict
 
@@ -26,7 +26,7 @@ def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | Dr
     else:
         hop = named(network, verdict.offramp, target, number)
     if isinstance(hop, Hop):
-        hop = leave(hop, flow.carrier, target)
+        hop = resolve_exit(hop, flow.carrier, target)
         if verdict.offramp == "kernel" and hop.carrier is None:
             return "there is no kernel off-ramp for this flow"
         if redirect is not None:
@@ -42,7 +42,7 @@ def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) 
     lifecycle.move(flow, carrier, redirect)
     is_kernels = is_kernel_forwarded(flow.carrier, carrier)
     if not is_kernels:
-        flow.widen()
+        flow.use_full_paths()
     flow.offramp = None if carrier is None else "kernel" if is_kernels else "tunnel"
     if hop.route is not None:
         flow.route = str(hop)

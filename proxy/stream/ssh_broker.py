@@ -17,11 +17,11 @@ from proxy.errors import ProxyError
 from proxy.flow.flow import Flow
 from proxy.session.messages import (
     CertificateAnswer,
-    CertificateWanted,
+    CertificateRequest,
     RecordingAnswer,
-    RecordingWanted,
+    RecordingRequest,
     SignatureAnswer,
-    SignatureWanted,
+    SignatureRequest,
 )
 from proxy.session.ssh import SSHRules, is_user_name, may_log_in_as
 from proxy.settings.ssh import SSHInspection
@@ -101,24 +101,24 @@ class SSHBroker:
         )
 
     def certificate(
-        self, flow: Flow, grants: SSHGrants, source: Callable[[], str], wanted: CertificateWanted, *, is_asked: bool
+        self, flow: Flow, grants: SSHGrants, source: Callable[[], str], message: CertificateRequest, *, is_asked: bool
     ) -> CertificateAnswer:
         """A user certificate, or the reason why there is none. `source`: the address that the origin sees. `is_asked`:
         whether the application must have approved the user."""
         try:
-            return CertificateAnswer(wanted.request, self._certify(flow, grants, source, wanted, is_asked))
+            return CertificateAnswer(message.request, self._certify(flow, grants, source, message, is_asked))
         except (ProxyError, OSError) as error:
             log.warning("flow %s: no SSH certificate: %s", flow.id, error)
-            return CertificateAnswer(wanted.request, error=str(error))
+            return CertificateAnswer(message.request, error=str(error))
 
     def _certify(
-        self, flow: Flow, grants: SSHGrants, source: Callable[[], str], wanted: CertificateWanted, is_asked: bool
+        self, flow: Flow, grants: SSHGrants, source: Callable[[], str], message: CertificateRequest, is_asked: bool
     ) -> str:
-        ssh, user = self._settings_of(flow), wanted.user
+        ssh, user = self._settings_of(flow), message.user
         if ssh.onward != "certificate":
             raise ProxyError("this tenant's sessions do not log in with certificates")
         # The tunnel's user is known to the proxy; the inspector's claim is used only if the tunnel has none.
-        identity = flow.carrier.user or wanted.identity
+        identity = flow.carrier.user or message.identity
         _grant(ssh, grants, identity, user, is_asked)
         name = identity.partition("@")[0]
         principals = [each.replace("{user}", user).replace("{name}", name) for each in ssh.principals]
@@ -128,39 +128,39 @@ class SSHBroker:
             sources = [f"{address}/{address.max_prefixlen}"]
         key_id = "".join(each for each in f"{identity} by {flow.id}" if each.isprintable())[:MAX_KEY_ID]
         return self.keys.sign(
-            flow.tenant.name, wanted.public_key, key_id, principals, ssh.certificate_s, sources, _permits(ssh)
+            flow.tenant.name, message.public_key, key_id, principals, ssh.certificate_s, sources, _permits(ssh)
         )
 
-    def sign(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, *, is_asked: bool) -> SignatureAnswer:
+    def sign(self, flow: Flow, grants: SSHGrants, message: SignatureRequest, *, is_asked: bool) -> SignatureAnswer:
         """A signature, or the reason why there is none."""
         try:
-            return SignatureAnswer(wanted.request, self._signature(flow, grants, wanted, is_asked))
+            return SignatureAnswer(message.request, self._signature(flow, grants, message, is_asked))
         except ProxyError as error:
             log.warning("flow %s: no SSH signature: %s", flow.id, error)
-            return SignatureAnswer(wanted.request, error=str(error))
+            return SignatureAnswer(message.request, error=str(error))
 
-    def _signature(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, is_asked: bool) -> bytes:
+    def _signature(self, flow: Flow, grants: SSHGrants, message: SignatureRequest, is_asked: bool) -> bytes:
         ssh = self._settings_of(flow)
-        key = self._signing_keys.get((flow.tenant.name, wanted.key), {}).get(wanted.public)
-        if key is None or (wanted.key == "onward" and ssh.onward != "key"):
+        key = self._signing_keys.get((flow.tenant.name, message.key), {}).get(message.public)
+        if key is None or (message.key == "onward" and ssh.onward != "key"):
             raise ProxyError("the key does not exist")
-        if wanted.key == "onward":
-            user = _requested_user(wanted.data, key.blob, wanted.algorithm)
+        if message.key == "onward":
+            user = _requested_user(message.data, key.blob, message.algorithm)
             if user is None:
                 raise ProxyError("not an authentication request for this key")
             _grant(ssh, grants, flow.carrier.user, user, is_asked)
-        elif len(wanted.data) not in DIGESTS:
+        elif len(message.data) not in DIGESTS:
             raise ProxyError("not an exchange hash")
-        return key.sign(wanted.data, wanted.algorithm)
+        return key.sign(message.data, message.algorithm)
 
-    def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
+    def recording(self, tenant: str, message: RecordingRequest) -> tuple[RecordingAnswer, list[int]]:
         """A write-only descriptor of a new file, or the reason why there is none."""
         ssh = self._tenants.get(tenant)
         retention = Retention() if ssh is None else Retention(ssh.recordings_bytes, ssh.recordings_days)
         try:
-            return RecordingAnswer(wanted.request), [self._recordings.create(tenant, wanted.name, retention)]
+            return RecordingAnswer(message.request), [self._recordings.create(tenant, message.name, retention)]
         except OSError as error:
-            return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
+            return RecordingAnswer(message.request, error=f"the recording cannot be made: {error.strerror}"), []
 
     def _add_key(self, tenant: str, kind: str, key: SigningKey) -> SigningKey:
         """Keep the key beside earlier ones, as sessions that began with those still rekey with them."""

@@ -13,7 +13,7 @@ from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer, Leg
-from proxy.kernel.marks import set_tos
+from proxy.kernel.tos import set_tos
 from proxy.offramps import sockets
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.translate import has_partial_checksum
@@ -143,7 +143,7 @@ class TcpFlow:
             return DropReason.STRAY if flow.virtual is None else self._bridge.report(buffer, packet, flow.virtual[2])
         return DropReason.STRAY if self._leg is None else self._leg.error(buffer, packet)
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether the SYN in `packet` retransmits the refused one, sent before the refusal arrived; or comes too early,
         as the leg's peer knows this connection by the same addresses and has not received everything."""
         if self._undelivered is not None and self._leg is not None and self._undelivered.intact_sock is self._leg.sock:

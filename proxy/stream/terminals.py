@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.session.channel import Channel
-from proxy.session.messages import Shown, WatchChannel
+from proxy.session.messages import TerminalOutput, WatchChannel
 
-Watch = Callable[[Shown], None]
+Watch = Callable[[TerminalOutput], None]
 
 
 class Terminals:
@@ -25,7 +25,7 @@ class Terminals:
         if len(watches) == 1:
             inspector.send(WatchChannel(session, channel, is_wanted=True))
         elif key in self._sizes:
-            watch(Shown(session, channel, size=self._sizes[key]))
+            watch(TerminalOutput(session, channel, size=self._sizes[key]))
 
         def unwatch() -> None:
             if watch in watches:
@@ -36,7 +36,7 @@ class Terminals:
 
         return unwatch
 
-    def shown(self, message: Shown) -> None:
+    def shown(self, message: TerminalOutput) -> None:
         """Pass terminal output from an inspector to the watchers."""
         key = message.session, message.channel
         if message.size is not None and key in self._watches:
@@ -51,7 +51,7 @@ class Terminals:
         if not self._watches:
             return
         for key in [key for key in self._watches if key[0] == session]:
-            self.shown(Shown(*key, is_over=True))
+            self.shown(TerminalOutput(*key, is_over=True))
 
     def _forget(self, key: tuple[int, str]) -> None:
         self._watches.pop(key, None)

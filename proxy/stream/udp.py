@@ -141,7 +141,7 @@ class UdpSession(EndpointSession):
         if self._meter is not None and not self._meter.allows_outbound(size):
             return DropReason.LIMIT_BYTES
         if hop != mapping.hop:
-            mapping.set_hop(hop)
+            mapping.set_ttl(hop)
         segment = virtio.gso_size(buffer) if flow.carrier.header_bytes else 0
         path = flow.client_path
         path.packets += -(-size // segment) if segment else 1
@@ -172,7 +172,7 @@ class UdpSession(EndpointSession):
     def _too_big(self, payload: memoryview) -> DropReason:
         """Send the client an ICMP error with the path MTU to the origin."""
         flow = self.flow
-        mtu = sockets.way_mtu(*flow.target, flow.tenant.settings.egress)
+        mtu = sockets.path_mtu_to(*flow.target, flow.tenant.settings.egress)
         self.plane.errors.quote(flow.carrier, icmp.TOO_BIG, self.quote(bytes(payload)), time.monotonic(), rest=mtu)
         return DropReason.TOO_BIG
 

@@ -44,7 +44,7 @@ class UdpTunnelSession(DatagramFlow):
         super().__init__(plane, flow)
         assert flow.egress is not None
         flow.level, egress = "stream", flow.egress
-        client_key, origin_key = flow.key, flow.far_key
+        client_key, origin_key = flow.key, flow.outbound_key
         self.meter: Meter | None = None
         self.outbound = Direction(self, flow.carrier, egress, client_key, origin_key, flow.client_path)
         self.inbound = Direction(

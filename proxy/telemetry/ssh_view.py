@@ -8,7 +8,7 @@ from pathlib import Path
 from proxy.ca.ssh import SSHKeys, fingerprint, sshfp
 from proxy.control.schema import HostKey, Recording
 from proxy.errors import ProxyError
-from proxy.session.messages import EndChannel, Shown
+from proxy.session.messages import EndChannel, TerminalOutput
 from proxy.settings.model import TenantSettings
 from proxy.stream.inspectors import Inspectors
 from proxy.telemetry.recordings import RECORDING, recordings_of
@@ -47,7 +47,7 @@ class SSHView:
         return True
 
     def watch_channel(
-        self, channel_id: str, tenant: str | None, watch: Callable[[Shown], None]
+        self, channel_id: str, tenant: str | None, watch: Callable[[TerminalOutput], None]
     ) -> Callable[[], None] | None:
         """Watch a channel's terminal. Returns a function that ends the watch; None if no such session is live."""
         found = self._inspectors.session_of(channel_id.rpartition(".")[0], self._of(tenant))

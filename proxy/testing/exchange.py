@@ -154,7 +154,7 @@ class Exchange:
         egress = flow.egress
         if not isinstance(egress, MemoryTunnel):
             raise LookupError(f"{flow!r} does not leave as packets: there is nobody to answer")
-        key = reverse_key(flow.far_key)
+        key = reverse_key(flow.outbound_key)
         size = len(flow.source)
         source, destination = key[:size], key[size : 2 * size]
         ports = int.from_bytes(key[-4:-2], "big"), int.from_bytes(key[-2:], "big")

@@ -192,7 +192,7 @@ class StreamFlow:
         self._flow.client_path.octets += packet.end - packet.start
         return None
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """False: a packet that could open a flow opens one."""
         return False
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from proxy.errors import DropReason
 from proxy.flow.path import Path
-from proxy.kernel.marks import UDP_GRO
+from proxy.kernel.tos import UDP_GRO
 from proxy.kernel.unconnected import GuePump, Source
 from proxy.wire import gue
 from tests.bridge.pipes import pair, read_all

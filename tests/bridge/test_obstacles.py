@@ -176,7 +176,7 @@ def test_marks_of_others_that_are_ours_as_well(rule):
     "rule",
     [
         Rule(4, 5210, 52, 0x80000, 0xFF0000),  # Tailscale's
-        Rule(4, 32_764, 51820, 0xCA6C, 0xFFFF_FFFF, is_opposite=True),  # WireGuard's, behind ours
+        Rule(4, 32_764, 51820, 0xCA6C, 0xFFFF_FFFF, is_inverted=True),  # WireGuard's, behind ours
         Rule(4, 220, 220),  # strongSwan's, behind ours
         Rule(4, 10, 100, interface="eth9"),  # of packets that are none of ours
         Rule(4, 60, OWN.first_table + 1, MARK | 1, 0xFFFF_FFFF),  # left over by a proxy that was killed
@@ -192,7 +192,7 @@ def test_rules_of_others_that_are_in_nobodys_way(rule):
     [
         (Rule(4, 50, 100), "kernel: {priority: 45} in proxy.yaml"),
         (Rule(6, 60, 100, is_narrow=True), "kernel: {priority: 55} in proxy.yaml"),
-        (Rule(4, 50, 100, 0xCA6C, 0xFFFF_FFFF, is_opposite=True), "kernel: {priority: 45} in proxy.yaml"),
+        (Rule(4, 50, 100, 0xCA6C, 0xFFFF_FFFF, is_inverted=True), "kernel: {priority: 45} in proxy.yaml"),
         (Rule(4, 63, 100, interface="gre1"), "kernel: {priority: 58} in proxy.yaml"),
         (Rule(4, 2, 100), "give that rule a priority behind them"),
     ],

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from proxy.control.schema import Decision
-from proxy.session.messages import Shown
+from proxy.session.messages import TerminalOutput
 from tests.children import FLOW, make_channel
 from tests.control.test_ssh import KEY, FakeSSH
 from tests.inspect.ssh.world import wait_until
@@ -83,8 +83,8 @@ def test_a_session_is_ended_once_it_is_there(ssh, proxy):
 def test_a_terminal_is_watched_by_its_flow_until_it_is_over(ssh, proxy, loop, output):
     def show():
         wait_until(lambda: proxy.ssh.watches, "somebody who watches")
-        loop.do(lambda: proxy.ssh.watches[0](Shown(1, "f.1", [(1.0, "o", "hello")], size=(80, 24))))
-        loop.do(lambda: proxy.ssh.watches[0](Shown(1, "f.1", is_over=True)))
+        loop.do(lambda: proxy.ssh.watches[0](TerminalOutput(1, "f.1", [(1.0, "o", "hello")], size=(80, 24))))
+        loop.do(lambda: proxy.ssh.watches[0](TerminalOutput(1, "f.1", is_over=True)))
 
     showing = threading.Thread(target=show)
     showing.start()

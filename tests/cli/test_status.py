@@ -30,7 +30,7 @@ def test_for_people(status, proxy):
     )
     full.drops, full.kernel = {"denied": 3, "bad_control": 7}, {"Tcp.InErrs": 0, "Ip.InHdrErrors": 5}
     full.records = RecordsStatus(stored=9, lost=1, oldest=10**18)
-    lost = "inspectors stay root: no other user is to be had here"
+    lost = "inspectors stay root: no other user ID is available"
     full.inspectors = [
         InspectorStatus(number=2, pid=77, sessions=5, served=9, memory_bytes=31_000_000, shortfalls=[lost])
     ]

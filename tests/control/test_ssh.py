@@ -8,7 +8,7 @@ from proxy.control.client import ControlClient, ControlError
 from proxy.control.recordings import RecordedSessions
 from proxy.control.schema import HostKey, Recording
 from proxy.control.ssh import MAX_QUEUED
-from proxy.session.messages import Shown
+from proxy.session.messages import TerminalOutput
 from proxy.telemetry.recordings import recordings_of
 
 ACME, GLOBEX = [("tenant", "acme")], [("tenant", "globex")]
@@ -111,10 +111,10 @@ def test_only_what_is_there_is_ended(client, ssh):
 
 def test_a_terminal_is_watched_to_its_end(client, ssh, loop):
     with client.watch_ssh("f.1", ACME) as screens:
-        loop.do(lambda: ssh.watches[0](Shown(1, "f.1", [(1.0, "o", "hello")], size=(80, 24))))
+        loop.do(lambda: ssh.watches[0](TerminalOutput(1, "f.1", [(1.0, "o", "hello")], size=(80, 24))))
         first = next(screens)
         assert (first.events, first.size) == ([(1.0, "o", "hello")], (80, 24))
-        loop.do(lambda: ssh.watches[0](Shown(1, "f.1", is_over=True)))
+        loop.do(lambda: ssh.watches[0](TerminalOutput(1, "f.1", is_over=True)))
         assert [screen.is_over for screen in screens] == [True]
     with pytest.raises(ControlError, match="no live session"), client.watch_ssh("f.1", GLOBEX):
         pass
@@ -123,8 +123,8 @@ def test_a_terminal_is_watched_to_its_end(client, ssh, loop):
 def test_a_watcher_that_does_not_keep_up_is_told_how_much_it_missed(client, ssh, loop):
     def flood():
         for _ in range(MAX_QUEUED + 50):
-            ssh.watches[0](Shown(1, "f.1", [(1.0, "o", "xy")]))
-        ssh.watches[0](Shown(1, "f.1", is_over=True))
+            ssh.watches[0](TerminalOutput(1, "f.1", [(1.0, "o", "xy")]))
+        ssh.watches[0](TerminalOutput(1, "f.1", is_over=True))
 
     with client.watch_ssh("f.1", ACME) as screens:
         loop.do(flood)

@@ -130,8 +130,8 @@ def counted(tenant):
     there = list(tenant.live())
     alive = [flow for flow in there if not flow.is_ended]
     ends = [end for flow in alive for end in {flow.carrier, flow.egress or flow.carrier}]
-    said = tenant.count, tenant.remembered, +tenant.live_by_protocol, dict(tenant.live_by_carrier)
-    return said, (
+    counts = tenant.count, tenant.lingering, +tenant.live_by_protocol, dict(tenant.live_by_carrier)
+    return counts, (
         len(there), len(there) - len(alive), Counter(flow.protocol for flow in alive), dict(Counter(ends)),
     )  # fmt: skip
 
@@ -163,8 +163,8 @@ def test_counts_are_those_of_the_flows_that_are_there(steps):
             tenant.remove(protocol_, flow)
         elif flow.chunk is not None:
             flow.close("client_closed", 1)
-        said, seen = counted(tenant)
-        assert said == seen
+        counts, seen = counted(tenant)
+        assert counts == seen
         assert sorted(map(id, tenant.live())) == sorted(id(flow) for flows in tenant.slices() for flow in flows)
     for protocol, flow in ever:
         tenant.remove(protocol, flow)
@@ -201,7 +201,7 @@ def test_default_limits_admit_what_a_fast_core_makes():
         remembered.append((now + 2.5, flow))
         while remembered[0][0] < now:
             tenant.remove(6, remembered.popleft()[1])
-    assert tenant.count == tenant.remembered == len(remembered) > 2 * rate
+    assert tenant.count == tenant.lingering == len(remembered) > 2 * rate
 
 
 def test_a_flow_that_has_ended_leaves_room_for_another():
@@ -213,7 +213,7 @@ def test_a_flow_that_has_ended_leaves_room_for_another():
     assert tenant.refusal(2) is None
     again = make_flow(tenant, source_port=1, carrier=tunnel)
     tenant.add(6, again)
-    assert (tenant.count, tenant.remembered, tenant.refusal(3)) == (1, 0, DropReason.LIMIT_FLOWS)
+    assert (tenant.count, tenant.lingering, tenant.refusal(3)) == (1, 0, DropReason.LIMIT_FLOWS)
     tenant.remove(6, first)
     tenant.remove(6, again)
-    assert (tenant.count, tenant.remembered) == (0, 0)
+    assert (tenant.count, tenant.lingering) == (0, 0)

@@ -11,9 +11,9 @@ from proxy.errors import ProxyError
 from proxy.inspect.dials import Dial
 from proxy.inspect.http.origins import fault_of
 from proxy.inspect.session import Session
-from proxy.session.messages import DialAnswer, DialOver
-from tests.inspect.home import Home
+from proxy.session.messages import DialAnswer, DialClosed
 from tests.inspect.http.talk import FLOW
+from tests.inspect.stub_inspector import StubInspector
 from tests.loops import open_descriptors, running
 
 
@@ -43,7 +43,7 @@ class Receiver:
     def drained(self): ...
 
 
-class DiallingHome(Home):
+class DiallingHome(StubInspector):
     """Each connection that is wanted is there at once; `origins` are the far ends."""
 
     def __init__(self, poller):
@@ -64,9 +64,9 @@ class DiallingHome(Home):
 def test_a_long_session_keeps_no_connection_that_is_over():
     before = open_descriptors()
     with running() as loop:
-        home = loop.call(lambda: DiallingHome(loop.poller))
+        inspector = loop.call(lambda: DiallingHome(loop.poller))
         client, origin = socket.socketpair()
-        session = Session(home, 1, FLOW, "http", client, origin)
+        session = Session(inspector, 1, FLOW, "http", client, origin)
         streams = []
 
         def dial():
@@ -75,25 +75,25 @@ def test_a_long_session_keeps_no_connection_that_is_over():
         for count in range(1, 6):
             loop.call(dial)
             assert len(streams) == count
-            home.origins[-1].close()
+            inspector.origins[-1].close()
             loop.until(lambda: streams[-1]._is_eof)
             loop.call(streams[-1].end)
         loop.call(dial)
-        said = [(each.session, each.request) for each in home.sent if isinstance(each, DialOver)]
+        said = [(each.session, each.request) for each in inspector.sent if isinstance(each, DialClosed)]
         assert said == [(1, number) for number in range(1, 6)]
         own = 3 + 2  # the loop's epoll and its pair, and the session's two sockets
         assert len(open_descriptors() - before) <= own + 2 + 1
         loop.call(session.killed)
-        home.origins[-1].close()
-        for far in home.origins:
+        inspector.origins[-1].close()
+        for far in inspector.origins:
             far.close()
 
 
 def test_what_is_queued_for_another_origin_is_sent_before_a_session_ends():
     with running() as loop:
-        home = loop.call(lambda: DiallingHome(loop.poller))
+        inspector = loop.call(lambda: DiallingHome(loop.poller))
         (client, _client), (origin, _origin) = socket.socketpair(), socket.socketpair()
-        session = Session(home, 1, FLOW, "http", client, origin)
+        session = Session(inspector, 1, FLOW, "http", client, origin)
         streams, heard, size = [], bytearray(), 4 << 20  # more than the kernel holds
 
         def dial():
@@ -103,7 +103,7 @@ def test_what_is_queued_for_another_origin_is_sent_before_a_session_ends():
             loop.call(dial)
         loop.call(lambda: streams[0].write(b"x" * size))
         loop.call(lambda: session.finish("client_closed", "client"))
-        far, idle = home.origins
+        far, idle = inspector.origins
         assert idle.recv(1) == b""
         far.setblocking(False)
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.inspect import inspector as module
 from proxy.inspect.inspector import Inspector
 from proxy.policy.carried import CarriedPolicies
-from proxy.session.messages import Configure, Ended, Open, Seen, TenantRules, parts
+from proxy.session.messages import Configure, Ended, Open, SessionFacts, TenantRules, parts
 from tests.inspect.http.talk import FLOW
 from tests.loops import running
 
@@ -96,4 +96,4 @@ def test_a_client_does_not_wait_for_all_sessions_of_another(scene):
 
 def told(scene):
     """The sessions whose protocol was told to the proxy, in this order."""
-    return [each.session for each in scene.channel.sent if isinstance(each, Seen)]
+    return [each.session for each in scene.channel.sent if isinstance(each, SessionFacts)]

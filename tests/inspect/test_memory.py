@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from proxy.inspect.sockets import TOGETHER
+from proxy.inspect.sockets import MAX_READ
 
 FAULTS = f"""
 import resource
@@ -16,7 +16,7 @@ from proxy.inspect import __main__ as main
 
 def pass_on():
     for _ in range(100):
-        pieces = [b"x" * {TOGETHER} for _ in range(3)]
+        pieces = [b"x" * {MAX_READ} for _ in range(3)]
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

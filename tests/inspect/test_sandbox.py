@@ -22,12 +22,12 @@ near, far = socket.socketpair()
 libc = ctypes.CDLL(None, use_errno=True)
 import proxy.inspect.__main__ as main
 main._import_all(False)
-from proxy.inspect.sandbox import give_up_rights
+from proxy.inspect.sandbox import drop_privileges
 key, parent = sys.argv[1], os.getppid()
 if "no landlock" in sys.argv:
     from proxy.inspect import landlock
     landlock.abi = lambda: 0
-shortfalls = give_up_rights(logs_keys="keys" in sys.argv)
+shortfalls = drop_privileges(logs_keys="keys" in sys.argv)
 def traced():
     if libc.ptrace(16, parent, 0, 0):  # PTRACE_ATTACH
         raise OSError(ctypes.get_errno(), "ptrace")

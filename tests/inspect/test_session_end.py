@@ -10,8 +10,8 @@ import pytest
 from proxy.inspect.session import FINISH_S, Session
 from proxy.inspect.sockets import SocketStream
 from proxy.inspect.stream import Side
-from tests.inspect.home import Home
 from tests.inspect.http.talk import FLOW
+from tests.inspect.stub_inspector import StubInspector
 from tests.loops import running
 
 QUEUED = 400_000
@@ -30,11 +30,11 @@ class Scene:
 
     def __init__(self, loop):
         self.loop = loop
-        self.home = loop.call(lambda: Home(loop.poller))
+        self.inspector = loop.call(lambda: StubInspector(loop.poller))
         near, self.client = socket.socketpair()
         far, self.origin = socket.socketpair()
         self.client.setblocking(False)
-        self.session = Session(self.home, 1, FLOW, "http", near, far)
+        self.session = Session(self.inspector, 1, FLOW, "http", near, far)
         for sock in (near, far):
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
@@ -43,7 +43,9 @@ class Scene:
     def open(self):
         for side, sock in ((Side.CLIENT, self.session.socket_of(Side.CLIENT)),
                            (Side.ORIGIN, self.session.socket_of(Side.ORIGIN))):  # fmt: skip
-            self.session.open(side, SocketStream(side, sock, self.home.poller, self.home.turn, self.session.crashed))
+            self.session.open(
+                side, SocketStream(side, sock, self.inspector.poller, self.inspector.turn, self.session.crashed)
+            )
         self.session.begin(Quiet())
         self.session.client.write(b"x" * QUEUED)
         self.session.finish("origin_closed", "origin")
@@ -61,14 +63,14 @@ class Scene:
 
     def wait(self):
         """The time for the far ends passes."""
-        self.home.clock += FINISH_S + 1
-        for due in self.home.wheel.expired(self.home.clock):
-            self.loop.call(lambda due=due: due.expired(self.home.clock))
+        self.inspector.clock += FINISH_S + 1
+        for due in self.inspector.wheel.expired(self.inspector.clock):
+            self.loop.call(lambda due=due: due.expired(self.inspector.clock))
 
     @property
     def end(self):
         """How it ended: reason, and what is to be reset."""
-        (said,) = [message for message in self.home.sent if type(message).__name__ == "Ended"]
+        (said,) = [message for message in self.inspector.sent if type(message).__name__ == "Ended"]
         return said.reason, said.cut
 
 
@@ -112,7 +114,7 @@ def test_a_client_that_takes_nothing_is_reset_and_the_origin_is_not(scene):
     scene.loop.turns(3)
     scene.wait()
     assert scene.end == ("origin_closed", "client")
-    assert scene.home.forgotten == [scene.session]
+    assert scene.inspector.forgotten == [scene.session]
 
 
 def test_a_client_that_takes_next_to_nothing_is_reset(scene):

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from proxy.inspect.http.limits import HIGH_WATER
-from proxy.inspect.sockets import LARGE_WRITES, RECORD, TOGETHER, TLSStream, Turn
+from proxy.inspect.sockets import LARGE_WRITES, MAX_READ, RECORD, TLSStream, Turn
 from proxy.inspect.stream import Side
 from proxy.inspect.tls import facts_of
 from proxy.poller import IN, OUT, Poller
@@ -102,7 +102,7 @@ def test_no_more_than_64_kib_are_passed_on_at_one_event(made, alpn):
         stream.ready(IN)
     sending.join()
     assert b"".join(heard.pieces) == body
-    assert max(map(len, heard.pieces)) <= TOGETHER
+    assert max(map(len, heard.pieces)) <= MAX_READ
 
 
 def test_what_came_before_the_end_is_passed_on_before_it(made):
@@ -115,24 +115,24 @@ def test_what_came_before_the_end_is_passed_on_before_it(made):
         stream.ready(IN)
 
 
-def test_an_origin_that_takes_a_large_body_without_a_word_is_learnt_all_the_same(made):
+def test_an_origin_that_takes_a_large_body_without_an_answer_has_its_session_saved(made):
     stream, _, peer = made("h2")
     done = []
-    stream.learnt = lambda sock: done.append("learnt") or (lambda sock: done.append("hushed"))
+    stream.after_read = lambda sock: done.append("saved") or (lambda sock: done.append("callback removed"))
     taken = 0
     for number in range(1, LARGE_WRITES + 3):
         taken += sent(stream, peer, 2 * RECORD)
-        assert done == ["learnt", "hushed"][: max(0, number - LARGE_WRITES + 1)]
-    assert stream.learnt is None
+        assert done == ["saved", "callback removed"][: max(0, number - LARGE_WRITES + 1)]
+    assert stream.after_read is None
     assert taken == (LARGE_WRITES + 2) * 2 * RECORD
 
 
 def test_who_has_written_much_hears_when_it_has_gone_and_who_passes_on_what_was_read_does_not(made):
     stream, heard, peer = made("h2")
     for _ in range(3):
-        sent(stream, peer, TOGETHER + 36)
+        sent(stream, peer, MAX_READ + 36)
     assert heard.drains == 0
     sent(stream, peer, HIGH_WATER + 1)
     assert heard.drains == 1
-    sent(stream, peer, TOGETHER)
+    sent(stream, peer, MAX_READ)
     assert heard.drains == 1

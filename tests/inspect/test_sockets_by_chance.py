@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.ca.authority import Authority
-from proxy.inspect.farewell import close_notify
+from proxy.inspect.close_notify import close_notify
 from proxy.inspect.sockets import SocketStream, TLSStream, Turn
 from proxy.inspect.stream import MID_WATER, Side
 from proxy.inspect.tls import TenantTLS
@@ -36,7 +36,7 @@ def tenant():
     root = Authority.create("test")
     leaf = root.mint("wiki.lab")
     tls = TenantTLS(TenantRules(roots=root.certificate_pem.decode(), system_trust=False))
-    tls.keep("wiki.lab", False, LeafAnswer(1, leaf.chain, leaf.key))
+    tls.add_leaf("wiki.lab", False, LeafAnswer(1, leaf.chain, leaf.key))
     return tls
 
 
@@ -57,7 +57,7 @@ def connected():
 
 def secured(tls, version, near, far):
     """The same behind TLS."""
-    server, client = tls.towards_client("wiki.lab", False), tls.towards_origin(True)
+    server, client = tls.client_context("wiki.lab", False), tls.origin_context(True)
     server.maximum_version = version
     far = server.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
     near = client.wrap_socket(near, server_hostname="wiki.lab", do_handshake_on_connect=False)

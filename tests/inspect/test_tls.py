@@ -46,15 +46,15 @@ def test_revocation_lists_are_binding():
     roots = Authority.create("roots of the lab")
     good, bad = roots.mint("wiki.lab"), roots.mint("wiki.lab")
 
-    def towards_origin(crl):
+    def origin_context(crl):
         rules = TenantRules(roots=roots.certificate_pem.decode(), system_trust=False, crl=crl)
-        return TenantTLS(rules).towards_origin(True)
+        return TenantTLS(rules).origin_context(True)
 
-    shake(towards_origin(""), bad)
-    shake(towards_origin(revocations(roots, bad)), good)
+    shake(origin_context(""), bad)
+    shake(origin_context(revocations(roots, bad)), good)
     with pytest.raises(ssl.SSLCertVerificationError, match="revoked"):
-        shake(towards_origin(revocations(roots, bad)), bad)
+        shake(origin_context(revocations(roots, bad)), bad)
     with pytest.raises(ssl.SSLCertVerificationError, match="unable to get certificate CRL"):
-        shake(towards_origin(revocations(Authority.create("another"), bad)), good)
+        shake(origin_context(revocations(Authority.create("another"), bad)), good)
     with pytest.raises(ssl.SSLCertVerificationError, match="CRL has expired"):
-        shake(towards_origin(revocations(roots, until=-DAY)), good)
+        shake(origin_context(revocations(roots, until=-DAY)), good)

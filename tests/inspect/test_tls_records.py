@@ -17,9 +17,9 @@ class Watching(TenantTLS):
 
     heard = 0
 
-    def _noticed(self, sock, direction, version, content_type, message_type, data):
+    def _on_message(self, sock, direction, version, content_type, message_type, data):
         self.heard += 1
-        super()._noticed(sock, direction, version, content_type, message_type, data)
+        super()._on_message(sock, direction, version, content_type, message_type, data)
 
 
 ORIGIN = "web.lab", "192.0.2.1", 443, True
@@ -29,15 +29,15 @@ def made():
     root = Authority.create("a root")
     leaf = root.mint("web.lab")
     tls = Watching(TenantRules(roots=root.certificate_pem.decode(), system_trust=False))
-    tls.keep("web.lab", False, LeafAnswer(1, leaf.chain, leaf.key))
+    tls.add_leaf("web.lab", False, LeafAnswer(1, leaf.chain, leaf.key))
     return tls
 
 
 def connected(tls=None):
     tls = tls or made()
     near, far = socket.socketpair()
-    origin = handshakes.towards_client(tls, far, "web.lab", False)
-    ours = handshakes.towards_origin(tls, near, "web.lab", ("192.0.2.1", 443), [], True)
+    origin = handshakes.wrap_client(tls, far, "web.lab", False)
+    ours = handshakes.wrap_origin(tls, near, "web.lab", ("192.0.2.1", 443), [], True)
     shaking = threading.Thread(target=origin.do_handshake)
     shaking.start()
     ours.do_handshake()
@@ -45,15 +45,15 @@ def connected(tls=None):
     return tls, ours, origin
 
 
-def test_records_are_not_told_after_the_second_read():
+def test_the_message_callback_is_removed_after_the_second_read():
     tls, ours, origin = connected()
     with ours, origin:
-        learnt = tls.learner("web.lab", "192.0.2.1", 443, True)
+        after_read = tls.session_saver("web.lab", "192.0.2.1", 443, True)
         for _ in range(2):
             origin.send(b"an answer")
             assert ours.recv(100) == b"an answer"
-            learnt = learnt(ours)
-        assert learnt is None
+            after_read = after_read(ours)
+        assert after_read is None
         heard = tls.heard
         assert heard
         for _ in range(3):
@@ -72,7 +72,7 @@ def test_who_has_signed_is_remembered_with_the_session_that_is_resumed():
         assert tls.issuer(ours, *ORIGIN) == "a root"
         origin.send(b"an answer")
         assert ours.recv(100) == b"an answer"
-        tls.learner(*ORIGIN, "as it was remembered")(ours)
+        tls.session_saver(*ORIGIN, "as it was remembered")(ours)
     _, second, origin = connected(tls)
     with second, origin:
         assert second.session_reused

@@ -130,11 +130,11 @@ def reasons(record) -> list[str]:
 @pytest.mark.parametrize(
     ("data", "protocol", "reason"),
     [
-        (b"SSH-2.0-test\r\n", "ssh", "ssh, which is not read here"),
-        (b"GET / HTTP/1.1\r\n\r\n", "http", "http, which is not read here"),
+        (b"SSH-2.0-test\r\n", "ssh", "ssh, which is not inspected"),
+        (b"GET / HTTP/1.1\r\n\r\n", "http", "http, which is not inspected"),
         (b"\x00" * 1000, None, "neither TLS nor HTTP"),
         (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", None, "a TLS handshake that does not begin with ClientHello"),
-        (b"\x16\x03\x01", None, "the client said too little before its end"),
+        (b"\x16\x03\x01", None, "the client sent too little before it closed"),
     ],
 )
 def test_what_is_not_tls_is_relayed_and_the_record_says_why(stage, laptop, data, protocol, reason):
@@ -162,7 +162,7 @@ def test_a_client_that_says_nothing_in_time_is_relayed(stage, laptop):
     sock.sendall(b"late")
     assert sock.recv(10) == b"late"
     sock.close()
-    assert reasons(stage.record(port)) == ["the client said too little in time"]
+    assert reasons(stage.record(port)) == ["the client sent too little in time"]
 
 
 def test_a_hello_in_single_bytes_is_read(stage, laptop):

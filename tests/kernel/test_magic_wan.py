@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_check_of_the_lab_holds(tmp_path):
     text = (ROOT / "labs" / "magic-wan.yaml").read_text()
-    by_kernel = text.replace("-site: {tenant: acme}", "-site: {tenant: acme, tunnel: kernel}")
-    assert by_kernel.count("tunnel: kernel") == 2
-    (tmp_path / "magic-wan.yaml").write_text(by_kernel)
+    kernel_tenants = text.replace("-site: {tenant: acme}", "-site: {tenant: acme, tunnel: kernel}")
+    assert kernel_tenants.count("tunnel: kernel") == 2
+    (tmp_path / "magic-wan.yaml").write_text(kernel_tenants)
     with running(load(tmp_path / "magic-wan.yaml"), tmp_path / "run") as lab:
         assert {tunnel["by"] for tunnel in lab.status()["tunnels"]} == {"kernel"}
         command = [sys.executable, "-X", "faulthandler", "-m", "oxyctl", "lab", "check", "magic-wan", "-j", "2"]

@@ -115,7 +115,7 @@ def test_what_ends_while_the_proxy_is_away_is_recorded_once_with_its_bytes(versi
 
 @VERSIONS
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])
-def test_orphans_go_on_when_they_are_noted_as_decided_no_more_but_nothing_else_does(version, signal_):
+def test_orphans_continue_after_their_decision_has_expired_but_nothing_else_does(version, signal_):
     """Notes last for a minute at most; then a packet would have to come up, to nobody."""
     with scene("interface") as stage:
         client, origin = stage.pair(version)
@@ -237,7 +237,7 @@ def test_a_flushed_table_is_made_again_and_traffic_goes_on(kind, version):
         until(lambda: not unsent(client) and not unsent(origin))  # what arrives meanwhile, the host would answer itself
         nft(stage.edge, "flush ruleset")
         until(lambda: has_table(stage), REPAIR_S)
-        assert "made again" in stage.proxy.log
+        assert "rebuilding it" in stage.proxy.log
         exchange(client, origin)
         client, origin = stage.pair(version)
         exchange(client, origin)
@@ -328,7 +328,7 @@ def test_a_second_proxy_of_the_same_name_says_so_and_disturbs_nobody(tmp_path):
         code, lines = other.refusal()
         assert code != 0
         assert len(lines) == 1, lines
-        assert "another proxy of this network namespace has what this one would use" in lines[0]
+        assert "another proxy in this network namespace uses the same resources" in lines[0]
         assert "instance" in lines[0]
         assert lasting(stage.edge) == before
         exchange(client, origin)

@@ -87,7 +87,9 @@ def test_where_it_cannot_be_the_status_says_why():
             second.terminate()
             second.wait()
         assert (shown.state, shown.table, shown.devices) == ("unavailable", None, [])
-        assert (shown.reason or "").endswith("give it its own 'kernel: {mark: ..., first_table: ..., first_zone: ...}'")
+        assert (shown.reason or "").endswith(
+            "give this one its own 'kernel: {mark: ..., first_table: ..., first_zone: ...}'"
+        )
         assert changes(stage) == rules
 
 

@@ -51,7 +51,7 @@ def test_a_flowtable_is_of_the_interfaces_that_are_named_and_of_on_ramps_flows_a
     assert "flow" not in ruleset().text(WAYS[:count]).replace("flows", "")
 
 
-def test_no_flow_is_noted_for_longer_than_conntrack_remembers_an_idle_one():
+def test_no_flow_stays_decided_for_longer_than_conntrack_keeps_an_idle_one():
     text = ruleset().text(WAYS)
     assert set(re.findall(r"meta l4proto udp update @decided4_1 .* timeout (\d+)s", text)) == {"30"}
     assert set(re.findall(r"udp [ds]port 53 update @decided4_1 .* timeout (\d+)s", text)) == {"10"}  # dns_idle_s

@@ -21,12 +21,12 @@ from proxy.kernel import facts
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.ruleset import Way
 from proxy.kernel.sites import Sites
-from proxy.offramps.accounts import Accounts
+from proxy.offramps.accounting import Accounting
+from proxy.offramps.conntrack_limit import PER_FREE_ENTRY
 from proxy.offramps.exit import InterfaceRamp
 from proxy.offramps.kernel import KernelOffRamp
-from proxy.offramps.share import SHARE
-from proxy.offramps.watched import WatchedFlow
-from proxy.packet.forward import LEAST_MTU, forward
+from proxy.offramps.tracked_flow import TrackedFlow
+from proxy.packet.forward import IPV6_MIN_MTU, forward
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import flow_key
 from proxy.settings import Settings
@@ -129,7 +129,7 @@ def test_rules_and_routes_are_those_that_were_made():
             assert not [rule for rule in namespace.run(lambda: list(routing.rules())) if rule in rules]
             namespace.run(routing.delete_rules, rules)  # gone is no error
             routes = [Route(version, prefix, 0x6F78_0001, lo, metric=5),
-                      Route(version, prefix, 0x6F78_0001, None, metric=routing.LAST)]  # fmt: skip
+                      Route(version, prefix, 0x6F78_0001, None, metric=routing.LAST_RESORT_METRIC)]  # fmt: skip
             namespace.run(routing.set_routes, routes)
             namespace.run(routing.set_routes, routes)  # replaced
             found = namespace.run(lambda version=version: list(routing.routes(version)))
@@ -199,20 +199,20 @@ def _packet(version, protocol, flags, size, place):
 
 def carrier(kernel_hops, exits):
     """As much of one as `forward` looks at."""
-    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits, opens=exits is None)
+    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits, can_open_flows=exits is None)
 
 
-@given(st.integers(LEAST_MTU - 200, 9000), st.booleans())
+@given(st.integers(IPV6_MIN_MTU - 200, 9000), st.booleans())
 def test_ipv6_that_came_in_fragments_leaves_by_the_kernel_in_fragments(size, came_in_fragments):
     packet = _packet(6, "udp", "", size, 1)
     read = parsed(packet)
     read.dont_fragment = not came_in_fragments
-    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write, opens=False)
+    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write, can_open_flows=False)
     pieces = forward(bytearray(packet), read, carrier(0, None), exits, 7)
     if not came_in_fragments:
         assert pieces == [packet]
         return
-    assert all(len(piece) <= LEAST_MTU for piece in pieces)
+    assert all(len(piece) <= IPV6_MIN_MTU for piece in pieces)
     skipped = 40 if len(pieces) == 1 else 48
     assert b"".join(piece[skipped:] for piece in pieces) == packet[40:]
 
@@ -264,7 +264,7 @@ def test_a_full_table_of_connections_takes_no_more(monkeypatch):
     assert outcomes[0] is None
     assert outcomes[-1] is DropReason.CONNTRACK_FULL
     assert outcomes.count(None) <= 3
-    tenant.count = SHARE * 1000
+    tenant.count = PER_FREE_ENTRY * 1000
     monkeypatch.setattr(facts, "conntrack_room", lambda: 999)
     offramp.tick(1.0)
     assert begin() is DropReason.CONNTRACK_FULL
@@ -307,15 +307,15 @@ def test_sites_are_on_ramps_that_are_no_uplinks_and_the_longest_prefix_says_whic
 def test_an_event_of_conntrack_that_comes_after_the_logged_end_still_gives_the_totals():
     key, marked = b"key", 3
     flow = SimpleNamespace(
-        is_recorded=False, is_ended=True, protocol="tcp", history="Sr", handler=WatchedFlow.__new__(WatchedFlow),
+        is_recorded=False, is_ended=True, protocol="tcp", history="Sr", handler=TrackedFlow.__new__(TrackedFlow),
         client_path=SimpleNamespace(packets=0, octets=0), origin_path=SimpleNamespace(packets=0, octets=0),
     )  # fmt: skip
     ramp = InterfaceRamp.__new__(InterfaceRamp)
-    ramp.flows, ramp.repeated = {TCP_NUMBER: {key: flow}}, SimpleNamespace(enter=lambda: None)
+    ramp.flows, ramp.cached_decisions = {TCP_NUMBER: {key: flow}}, SimpleNamespace(open_pending=lambda: None)
     entry = Entry(TCP_NUMBER, key, key, 7, marked, 0, 0, 1, 60, 1, 40)
-    accounts = Accounts.__new__(Accounts)
-    accounts._ramps, accounts._zones, accounts._awaited = {marked: ramp}, {ramp: 7}, {}
-    accounts._events = SimpleNamespace(read=lambda most: [(None, entry)])
-    accounts._destroyed(0)
+    accounting = Accounting.__new__(Accounting)
+    accounting._ramps, accounting._zones, accounting._awaited = {marked: ramp}, {ramp: 7}, {}
+    accounting._events = SimpleNamespace(read=lambda most: [(None, entry)])
+    accounting._destroyed(0)
     paths = [(path.packets, path.octets) for path in (flow.client_path, flow.origin_path)]
     assert paths == [(1, 60), (1, 40)]

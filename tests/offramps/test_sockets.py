@@ -137,7 +137,7 @@ def test_udp_error_says_who_and_what_about(version):
 def test_path_mtu_is_known_and_the_hop_is_the_clients(version):
     with connected_udp(version, closed_port(version, socket.SOCK_DGRAM)) as sock:
         assert sockets.path_mtu(sock, version) >= 65_535
-        sockets.set_hop(sock, version, 7, True)
+        sockets.set_ttl(sock, version, 7, True)
         level, name = (
             (socket.IPPROTO_IP, socket.IP_TTL) if version == 4 else (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
         )

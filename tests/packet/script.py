@@ -49,7 +49,7 @@ class Handler:
         self.opener, self.flow = opener, flow
         self.has_seen = False
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         return self.has_seen
 
     def packet(self, carrier: Any, buffer: bytearray, packet: IPPacket) -> DropReason | None:

@@ -76,7 +76,7 @@ def test_an_inspector_judges_by_what_it_is_sent_last():
     flow = FlowFacts(
         id="f", tenant="acme", onramp="connected", tunnel="t", src="100.96.0.2", src_port=1, dst="10.0.0.1",
         dst_port=80,
-        known=flow_facts(make_flow(), NOW),
+        policy_facts=flow_facts(make_flow(), NOW),
     )  # fmt: skip
     request = {"http.request.method": "PUT", "http.request.host": "a.test"}
     assert inspector.judge("http", flow, request) is None

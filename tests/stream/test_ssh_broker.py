@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from proxy.ca.ssh import SigningKey, SSHKeys
-from proxy.session.messages import CertificateWanted, SignatureWanted
+from proxy.session.messages import CertificateRequest, SignatureRequest
 from proxy.settings.ssh import SSHInspection
 from proxy.stream.ssh_broker import SSHBroker, SSHGrants
 
@@ -32,12 +32,12 @@ class Asker:
         self.public = generate(place / "session")
 
     def certificate(self, user="alice", identity="alice@acme.example"):
-        wanted = CertificateWanted(1, 1, self.public, user, identity)
+        wanted = CertificateRequest(1, 1, self.public, user, identity)
         return self.broker.certificate(self.flow, self.grants, lambda: "192.0.2.7", wanted, is_asked=self.is_asked)
 
     def sign(self, key, data, algorithm="ssh-ed25519"):
         public = self.rules.host_key if key == "host" else self.rules.onward_key or ""
-        wanted = SignatureWanted(1, 1, key, public, data, algorithm)
+        wanted = SignatureRequest(1, 1, key, public, data, algorithm)
         return self.broker.sign(self.flow, self.grants, wanted, is_asked=self.is_asked)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.session.messages import Shown, WatchChannel
+from proxy.session.messages import TerminalOutput, WatchChannel
 from proxy.stream.terminals import Terminals
 
 
@@ -17,9 +17,9 @@ class Inspector:
 def test_however_many_watch_the_inspector_is_asked_once():
     terminals, inspector, first, second = Terminals(), Inspector(), [], []
     leave = terminals.watch(1, inspector, "f.1", first.append)
-    terminals.shown(Shown(1, "f.1", [(0.0, "o", "a")], size=(80, 24)))
+    terminals.shown(TerminalOutput(1, "f.1", [(0.0, "o", "a")], size=(80, 24)))
     leave_too = terminals.watch(1, inspector, "f.1", second.append)
-    terminals.shown(Shown(1, "f.1", [(1.0, "o", "b")]))
+    terminals.shown(TerminalOutput(1, "f.1", [(1.0, "o", "b")]))
     assert [message.events for message in first] == [[(0.0, "o", "a")], [(1.0, "o", "b")]]
     assert [(message.size, message.events) for message in second] == [((80, 24), []), (None, [(1.0, "o", "b")])]
     leave()

@@ -162,7 +162,7 @@ def world(monkeypatch: Any, **options: Any) -> Iterator[World]:
         assert sorted(started) == sorted(ended)
         assert list(made.tenant.live()) == []
         assert (made.lifecycle.flows, len(made.lifecycle.wheel)) == (0, 0)
-        assert made.lifecycle.descriptors.held_by(made.tenant) == made.tenant.count == made.tenant.remembered == 0
+        assert made.lifecycle.descriptors.held_by(made.tenant) == made.tenant.count == made.tenant.lingering == 0
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from proxy.inspect.stream import SessionView
 from proxy.verdict import Verdict
 
 HOOK = "http_body"
-PART_BYTES = 64 << 10  # of a part at most: fits into a message to the proxy
+PART_BYTES = 64 << 10  # largest part, which fits into a message to the proxy
 
 
-class Held:
+class HeldBody:
     """The part of a body that arrived before its destination was known."""
 
     __slots__ = ("_parts", "_trailers")
@@ -57,8 +57,8 @@ class BodyPart:
         self.is_last = is_last
 
 
-class BodyOver:
-    """Tells the hook's side that no more parts of this body follow."""
+class BodyEnd:
+    """Reports that no more parts of this body follow."""
 
     __slots__ = ("from_client", "number")
 
@@ -123,7 +123,7 @@ class BodyReader:
             self.is_over = True
             self._waiting.clear()
             if self._was_asked:
-                self._session.tell_hook(HOOK, BodyOver(self._carrier.number, from_client=self._from_client))
+                self._session.notify_hook(HOOK, BodyEnd(self._carrier.number, from_client=self._from_client))
 
     def _ask(self) -> None:
         if self._is_asking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
 from proxy.inspect.http.exchange import Exchange
-from proxy.inspect.http.faults import Fault, close_reason, told
+from proxy.inspect.http.faults import Fault, close_reason, report_of
 from proxy.inspect.http.front import Front
 from proxy.inspect.http.h1_server import H1Server
 from proxy.inspect.http.h2_server import H2Server
@@ -17,7 +17,7 @@ from proxy.inspect.stream import SessionView, Side
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LIMITS, _IDENTITY = Limits(), Identity()
-TOLD_AGAIN_S = 30.0  # between records of an exchange that is still open
+OPEN_RECORD_INTERVAL_S = 30.0  # between records of an exchange that is still open
 _DEFAULT_END: tuple[CloseReason, ClosedBy] = ("client_closed", "client")
 
 
@@ -63,7 +63,7 @@ class Conversation:
         """Begin: both sides are ready."""
         tls = self.session.client.tls
         if tls is not None and tls.alpn is not None:
-            self._speak(tls.alpn)
+            self._start_client_side(tls.alpn)
             self._links.settle()
         else:
             self.wake(self.session.now() + self.limits.header_s)
@@ -74,7 +74,7 @@ class Conversation:
             return
         if side is Side.ORIGIN:
             if self._main is None:
-                self._opened()  # the server speaks first, so it is not HTTP: read as HTTP/1.1, and rejected
+                self._start_origin_side()  # the server speaks first, so it is not HTTP: read as HTTP/1.1, and rejected
             if self._main is not None:
                 self._main.received(data)
         elif self._front is not None:
@@ -89,13 +89,13 @@ class Conversation:
             return
         if side is Side.ORIGIN:
             if self._main is None:
-                self._opened()
+                self._start_origin_side()
             if self._main is not None:
                 self._main.ended()
         elif self._front is not None:
             self._front.ended()
         elif self._opening:
-            self._speak("http/1.1")
+            self._start_client_side("http/1.1")
             assert self._front is not None
             self._front.ended()
         else:
@@ -133,13 +133,13 @@ class Conversation:
         if self._is_over:
             return
         if self._front is None:
-            self._speak("http/1.1")
+            self._start_client_side("http/1.1")
         assert self._front is not None
         if self._front.due(now) <= now:
             self._front.expired(now)
         self._links.settle()
         if not self._is_over:
-            self._tell_open(now)
+            self._record_open(now)
             self.wake(max(self._front.due(now), now))
 
     def drain(self) -> None:
@@ -160,15 +160,15 @@ class Conversation:
         opening = bytes(self._opening)
         if len(opening) < len(PREFACE) and PREFACE.startswith(opening):
             return
-        self._speak("h2" if opening.startswith(PREFACE) else "http/1.1")
+        self._start_client_side("h2" if opening.startswith(PREFACE) else "http/1.1")
 
-    def _speak(self, version: str) -> None:
+    def _start_client_side(self, version: str) -> None:
         """Create the client's side for `version`, and feed it what has arrived."""
         if version == "h2":
             self._front = H2Server(self, self._client, self._scheme)
         else:
             self._front = H1Server(self, self._client, self._scheme, self._default_host)
-        self._opened()
+        self._start_origin_side()
         opening, self._opening = bytes(self._opening), bytearray()
         if isinstance(self._front, H2Server):
             self._front.start()
@@ -176,7 +176,7 @@ class Conversation:
             self._front.received(opening)
         self.wake(self._front.due(self.session.now()))
 
-    def _opened(self) -> None:
+    def _start_origin_side(self) -> None:
         """Create the origin's side: of the version in ALPN, or without TLS of the client's version."""
         stream, flow = self.session.origin, self.session.flow
         if self._pool is not None or self._failure is not None:
@@ -186,7 +186,7 @@ class Conversation:
         alpn = ("h2",) if is_clear_h2 else ("h2", "http/1.1") if isinstance(self._front, H2Server) else ("http/1.1",)
         target = Target(flow.dst, flow.dst_port, (tls.sni or flow.dst) if tls is not None else None, alpn)
         self._pool = OriginPool(
-            self.session, target, self.limits, self._links, lost=self._origin_lost, upgrades=self._allow_upgrades
+            self.session, target, self.limits, self._links, on_lost=self._origin_lost, on_upgrades=self._allow_upgrades
         )
         if stream is not None:
             is_h2 = stream.tls.alpn == "h2" if stream.tls is not None else is_clear_h2
@@ -221,19 +221,19 @@ class Conversation:
     def began(self, exchange: Exchange) -> None:
         """Record the exchange while it is open, if it takes long."""
         self._exchanges[exchange.number] = exchange
-        self.wake(exchange.tell_at)
+        self.wake(exchange.record_at)
 
-    def take(self, exchange: Exchange) -> None:
+    def assign_origin(self, exchange: Exchange) -> None:
         """Assign an origin: the session's own, or the one to which policy sends this request."""
         if exchange.origin_address is not None:
-            self._other(exchange.origin_address).take(exchange)
+            self._pool_for(exchange.origin_address).submit(exchange)
         elif self._failure is not None:
             exchange.origin_failed(fault_of(self._failure), str(self._failure), by="origin")
         else:
             assert self._pool is not None
-            self._pool.take(exchange)
+            self._pool.submit(exchange)
 
-    def _other(self, address: tuple[str, int]) -> OriginPool:
+    def _pool_for(self, address: tuple[str, int]) -> OriginPool:
         pool = self._pools.get(address)
         if pool is None:
             host, port = address
@@ -251,13 +251,13 @@ class Conversation:
             self.is_draining = True
         self.session.record(record_of(exchange, self.session.flow, self.session.now()))
 
-    def _tell_open(self, now: float) -> None:
+    def _record_open(self, now: float) -> None:
         """Record exchanges that have been open for a while."""
         for exchange in self._exchanges.values():
-            if now >= exchange.tell_at:
-                exchange.tell_at = now + TOLD_AGAIN_S
+            if now >= exchange.record_at:
+                exchange.record_at = now + OPEN_RECORD_INTERVAL_S
                 self.session.record(record_of(exchange, self.session.flow, now, is_open=True))
-            self.wake(exchange.tell_at)
+            self.wake(exchange.record_at)
 
     def settle(self) -> None:
         """Flush what was written after an answer of the proxy."""
@@ -269,16 +269,16 @@ class Conversation:
             self._armed = at
             self.session.arm(max(at - self.session.now(), 0.0))
 
-    def at_fault(self, fault: Fault) -> None:
+    def note_fault(self, fault: Fault) -> None:
         """Note why the conversation ends."""
         if self._fault is None:
             self._fault = fault
-            self._fault_by = told(fault).by
+            self._fault_by = report_of(fault).by
 
     def close_client(self, reason: CloseReason | None, by: ClosedBy) -> None:
         """End the session."""
         if reason is None and self._fault is not None:
-            reason, by = close_reason(self._fault, told(self._fault).by), self._fault_by
+            reason, by = close_reason(self._fault, report_of(self._fault).by), self._fault_by
         elif reason is None:
             reason, by = self._end
         self._links.settle()

@@ -1,15 +1,15 @@
-"""One request and its response: applies policies and hooks, forwards, watches, records."""
+"""One request and its response: applies policies and hooks, forwards, times out, records."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from proxy.inspect.http import forwarding, pages, rules
-from proxy.inspect.http.body import HOOK, BodyReader, Held
-from proxy.inspect.http.faults import By, Fault, told
+from proxy.inspect.http.body import HOOK, BodyReader, HeldBody
+from proxy.inspect.http.data_flow import DataFlow
+from proxy.inspect.http.faults import By, Fault, report_of
 from proxy.inspect.http.limits import Identity, Limits
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, tokens, trailers_of, without
-from proxy.inspect.http.passing import Passing
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket, is_websocket
 from proxy.inspect.stream import SessionView
@@ -31,8 +31,8 @@ class Context(Protocol):
         """Record the exchange while it is open, if it takes long."""
         ...
 
-    def take(self, exchange: Exchange) -> None:
-        """Assign an origin: calls `Exchange.taken`, perhaps after `Exchange.wait`, or `Exchange.origin_failed`."""
+    def assign_origin(self, exchange: Exchange) -> None:
+        """Assign an origin. Calls `Exchange.origin_assigned`, perhaps after `wait`, or `Exchange.origin_failed`."""
         ...
 
     def finished(self, exchange: Exchange) -> None:
@@ -48,14 +48,14 @@ class Context(Protocol):
         ...
 
 
-class Exchange(Passing):
+class Exchange(DataFlow):
     """One exchange. The hooks `http_request` and `http_response` are shown it, too."""
 
     __slots__ = (
         "_early",
         "_held",
         "_is_cleared",
-        "_is_taken",
+        "_is_origin_requested",
         "_responded",
         "context",
     )
@@ -63,10 +63,10 @@ class Exchange(Passing):
     def __init__(self, context: Context, responder: Responder, request: RequestHead) -> None:
         super().__init__(responder, request, context.next_number(), context.session.now())
         self.context = context
-        self._early = Held()  # the request's body, until there is an origin
-        self._is_taken = False  # an origin is assigned, or being looked for
-        self._held = Held()  # the response's body, while a hook decides about its head
-        self._is_cleared = False  # no other hook is asked about the response's head
+        self._early = HeldBody()  # the request's body, until there is an origin
+        self._is_origin_requested = False  # an origin is assigned, or being connected
+        self._held = HeldBody()  # the response's body, while a hook decides about its head
+        self._is_cleared = False  # policies and hooks have allowed the response's head
         self._responded = False  # the response's head has been sent
 
     # The request.
@@ -75,7 +75,7 @@ class Exchange(Passing):
         """Decide about the request and forward it. `is_complete`: it has no body."""
         self.client_ended = is_complete
         if is_complete:
-            self.sent = self.started
+            self.request_sent = self.started
         context = self.context
         context.began(self)
         if forwarding.is_loop(self.request, context.identity, context.limits.passes):
@@ -90,23 +90,23 @@ class Exchange(Passing):
         session = self.context.session
         if session.has("http_request"):
             self.wait()
-            session.ask("http_request", self, self._asked)
+            session.ask("http_request", self, self._request_hook_answered)
         else:
-            self._go()
+            self._proceed()
 
-    def _asked(self, answer: str | Verdict | None) -> None:
+    def _request_hook_answered(self, answer: str | Verdict | None) -> None:
         if self.is_done:
             return
         if self.obey_hook("http_request", answer):
-            self._go()
+            self._proceed()
         self.context.settle()
 
-    def _go(self) -> None:
+    def _proceed(self) -> None:
         request, session = self.request, self.context.session
         if "request" in self.reads and not (request.is_bodiless or request.is_tunnel) and session.has(HOOK):
             self._read_request()
         else:
-            self._take()
+            self._request_origin()
 
     def _read_request(self) -> None:
         """Show the body to the hook. Nothing is sent to the origin until the hook lets a part pass."""
@@ -119,12 +119,12 @@ class Exchange(Passing):
         self.responder.resume()
         self._early.pass_on(reader.data, reader.end)
 
-    def _take(self) -> None:
-        self._is_taken = True
+    def _request_origin(self) -> None:
+        self._is_origin_requested = True
         forwarding.sign_request(self.request, self.context.identity)
-        self.context.take(self)
+        self.context.assign_origin(self)
 
-    def taken(self, requester: Requester) -> None:
+    def origin_assigned(self, requester: Requester) -> None:
         """`requester` has sent the request's head: send the part of the body that has arrived."""
         self.requester = requester
         if self.is_waiting:
@@ -138,7 +138,7 @@ class Exchange(Passing):
         if self.is_done:
             return
         self.request_bytes += len(data)
-        self.moved = self.context.session.now()
+        self.last_active = self.context.session.now()
         self._take_request(data)
 
     def _take_request(self, data: bytes) -> None:
@@ -165,7 +165,7 @@ class Exchange(Passing):
         self.client_ended = True
         if self._switched and not self.origin_ended:
             self.ended_first = "client"
-        self.sent = self.moved = self.context.session.now()
+        self.request_sent = self.last_active = self.context.session.now()
         if self.request_reader is not None:
             self.request_reader.end(trailers)
         elif self.websocket is None or self.websocket.ended(from_client=True):
@@ -182,28 +182,28 @@ class Exchange(Passing):
 
     def informed(self, head: ResponseHead) -> None:
         """The origin has sent an interim response."""
-        if self.is_left:
+        if self.is_abandoned:
             return
-        self.moved = self.context.session.now()
+        self.last_active = self.context.session.now()
         self.responder.inform(head)
 
     def responded(self, head: ResponseHead) -> None:
         """The origin has sent the response's head."""
-        if self.is_left:
+        if self.is_abandoned:
             return
         self.response = head
         self.origin_version = head.version
-        self.first_byte = self.moved = self.context.session.now()
+        self.first_byte = self.last_active = self.context.session.now()
         session = self.context.session
         if self.judges_response and not self.judge_response(session):
             return
         if session.has("http_response"):
             self.pause_origin()
-            session.ask("http_response", self, self._response_asked)
+            session.ask("http_response", self, self._response_hook_answered)
         else:
             self._respond(head)
 
-    def _response_asked(self, answer: str | Verdict | None) -> None:
+    def _response_hook_answered(self, answer: str | Verdict | None) -> None:
         if self.is_done or self.fault is not None:
             return
         if self.obey_hook("http_response", answer) and self.response is not None:
@@ -215,7 +215,7 @@ class Exchange(Passing):
         forwarding.sign_response(head, self.context.identity)
         self._is_cleared = True
         if self.response_changes:
-            head.headers = rules.changed(head.headers, self.response_changes)
+            head.headers = rules.apply_changes(head.headers, self.response_changes)
         if head.status == 101 or (self.request.method == b"CONNECT" and 200 <= head.status < 300):
             self._switched = True
             self.client_ended = False
@@ -244,7 +244,7 @@ class Exchange(Passing):
         if self.is_done or self.fault is not None:
             return
         self.response_bytes += len(data)
-        self.moved = self.context.session.now()
+        self.last_active = self.context.session.now()
         if self._is_cleared:
             self._pass_response(data)
             return
@@ -273,7 +273,7 @@ class Exchange(Passing):
             self.client_ended = True  # nothing follows a switch that did not happen
         elif self._switched and not self.client_ended:
             self.ended_first = "origin"
-        self.moved = self.context.session.now()
+        self.last_active = self.context.session.now()
         if self.response_reader is not None:
             self.response_reader.end(trailers)
         elif self.websocket is None or self.websocket.ended(from_client=False):
@@ -286,8 +286,8 @@ class Exchange(Passing):
         """Forward a part that the hook has let pass."""
         if from_client:
             self._pass_request(data)
-            if not self._is_taken:
-                self._take()
+            if not self._is_origin_requested:
+                self._request_origin()
             return
         self._begin_response()
         self.responder.data(data)
@@ -296,8 +296,8 @@ class Exchange(Passing):
         """Forward the end, which the hook has let pass."""
         if from_client:
             self._end_request(trailers)
-            if not self._is_taken:
-                self._take()
+            if not self._is_origin_requested:
+                self._request_origin()
             self._settle()
             return
         self._begin_response()
@@ -319,7 +319,7 @@ class Exchange(Passing):
             self.responder.reset(fault)
             self._finish()
             return
-        self.fault, self.detail, self.fault_by = fault, detail, by or told(fault).by
+        self.fault, self.detail, self.fault_by = fault, detail, by or report_of(fault).by
         self.outcome = "denied" if fault is Fault.DENIED else "error"
         self.drop_origin(fault)
         self.stop_reading()
@@ -355,7 +355,7 @@ class Exchange(Passing):
 
     # Upgraded connections.
 
-    def websocket_read(self, *, from_client: bool) -> None:
+    def websocket_ended(self, *, from_client: bool) -> None:
         """Forward the end of a side, after a hook has let its last message pass."""
         if from_client:
             self._end_request([])
@@ -379,8 +379,8 @@ class Exchange(Passing):
         else:
             self._finish()
 
-    def took_all(self) -> None:
-        """One side has taken everything that was queued."""
+    def all_sent(self) -> None:
+        """Everything queued for one side has been sent."""
         if self.is_complete and not self.is_behind:
             self._finish()
 
@@ -388,7 +388,7 @@ class Exchange(Passing):
         if self.is_done:
             return
         self.is_done = True
-        if self.is_left:
+        if self.is_abandoned:
             self.drop_origin(Fault.CLIENT_GONE)
         self.stop_reading()
         self._early.clear()

@@ -72,7 +72,7 @@ class Fault(enum.StrEnum):
     INTERNAL = "internal"
 
 
-class Told(NamedTuple):
+class FaultReport(NamedTuple):
     """How a fault is reported: the status, the error type of Proxy-Status, and who caused it."""
 
     status: int
@@ -80,33 +80,33 @@ class Told(NamedTuple):
     by: By = "client"
 
 
-_REQUEST = Told(400, "http_request_error")
-TOLD: dict[Fault, Told] = {
-    Fault.HEADERS_TOO_LARGE: Told(431, "http_request_error"),
-    Fault.TOO_MANY_HEADERS: Told(431, "http_request_error"),
-    Fault.UNKNOWN_VERSION: Told(505, "http_request_error"),
-    Fault.SLOW_HEADERS: Told(408, "http_request_error"),
-    Fault.SLOW_BODY: Told(408, "http_request_error"),
-    Fault.MASKED_FRAME: Told(502, "http_protocol_error", "origin"),
-    Fault.ORIGIN_REFUSED: Told(502, "connection_refused", "origin"),
-    Fault.ORIGIN_UNREACHABLE: Told(502, "destination_ip_unroutable", "origin"),
-    Fault.ORIGIN_TIMEOUT: Told(504, "connection_timeout", "origin"),
-    Fault.ORIGIN_TLS: Told(502, "tls_certificate_error", "origin"),
-    Fault.ORIGIN_PROTOCOL: Told(502, "http_protocol_error", "origin"),
-    Fault.ORIGIN_CLOSED: Told(502, "connection_terminated", "origin"),
-    Fault.ORIGIN_RESET: Told(502, "connection_terminated", "origin"),
-    Fault.RESPONSE_CUT: Told(502, "http_response_incomplete", "origin"),
-    Fault.RESPONSE_HEADERS_TOO_LARGE: Told(502, "http_response_header_section_size", "origin"),
-    Fault.RESPONSE_TIMEOUT: Told(504, "http_response_timeout", "origin"),
-    Fault.UPGRADE_REFUSED: Told(502, "http_upgrade_failed", "origin"),
-    Fault.CLIENT_GONE: Told(499, "connection_terminated"),
-    Fault.CANCELLED: Told(499, "connection_terminated"),
-    Fault.DENIED: Told(403, "http_request_denied", "proxy"),
-    Fault.LOOP: Told(508, "proxy_loop_detected", "proxy"),
-    Fault.BUSY: Told(503, "connection_limit_reached", "proxy"),
-    Fault.DRAINED: Told(503, "proxy_internal_response", "proxy"),
-    Fault.HOOK_FAILED: Told(502, "proxy_internal_error", "proxy"),
-    Fault.INTERNAL: Told(500, "proxy_internal_error", "proxy"),
+_REQUEST = FaultReport(400, "http_request_error")
+REPORTS: dict[Fault, FaultReport] = {
+    Fault.HEADERS_TOO_LARGE: FaultReport(431, "http_request_error"),
+    Fault.TOO_MANY_HEADERS: FaultReport(431, "http_request_error"),
+    Fault.UNKNOWN_VERSION: FaultReport(505, "http_request_error"),
+    Fault.SLOW_HEADERS: FaultReport(408, "http_request_error"),
+    Fault.SLOW_BODY: FaultReport(408, "http_request_error"),
+    Fault.MASKED_FRAME: FaultReport(502, "http_protocol_error", "origin"),
+    Fault.ORIGIN_REFUSED: FaultReport(502, "connection_refused", "origin"),
+    Fault.ORIGIN_UNREACHABLE: FaultReport(502, "destination_ip_unroutable", "origin"),
+    Fault.ORIGIN_TIMEOUT: FaultReport(504, "connection_timeout", "origin"),
+    Fault.ORIGIN_TLS: FaultReport(502, "tls_certificate_error", "origin"),
+    Fault.ORIGIN_PROTOCOL: FaultReport(502, "http_protocol_error", "origin"),
+    Fault.ORIGIN_CLOSED: FaultReport(502, "connection_terminated", "origin"),
+    Fault.ORIGIN_RESET: FaultReport(502, "connection_terminated", "origin"),
+    Fault.RESPONSE_CUT: FaultReport(502, "http_response_incomplete", "origin"),
+    Fault.RESPONSE_HEADERS_TOO_LARGE: FaultReport(502, "http_response_header_section_size", "origin"),
+    Fault.RESPONSE_TIMEOUT: FaultReport(504, "http_response_timeout", "origin"),
+    Fault.UPGRADE_REFUSED: FaultReport(502, "http_upgrade_failed", "origin"),
+    Fault.CLIENT_GONE: FaultReport(499, "connection_terminated"),
+    Fault.CANCELLED: FaultReport(499, "connection_terminated"),
+    Fault.DENIED: FaultReport(403, "http_request_denied", "proxy"),
+    Fault.LOOP: FaultReport(508, "proxy_loop_detected", "proxy"),
+    Fault.BUSY: FaultReport(503, "connection_limit_reached", "proxy"),
+    Fault.DRAINED: FaultReport(503, "proxy_internal_response", "proxy"),
+    Fault.HOOK_FAILED: FaultReport(502, "proxy_internal_error", "proxy"),
+    Fault.INTERNAL: FaultReport(500, "proxy_internal_error", "proxy"),
 }
 
 _CLOSE: dict[Fault, CloseReason] = {
@@ -134,9 +134,9 @@ class HttpError(Exception):
         self.detail = detail
 
 
-def told(fault: Fault) -> Told:
+def report_of(fault: Fault) -> FaultReport:
     """How `fault` is reported: as 400 unless declared otherwise."""
-    return TOLD.get(fault, _REQUEST)
+    return REPORTS.get(fault, _REQUEST)
 
 
 def close_reason(fault: Fault, by: By) -> CloseReason:

@@ -24,10 +24,10 @@ class FrameReader:
         "_is_fragmented",
         "_is_masked",
         "_key",
-        "_left",
         "_max_bytes",
+        "_remaining",
         "_rsv1",
-        "_was_between",
+        "_was_at_boundary",
         "close_code",
         "ends",
         "last_opcode",
@@ -39,11 +39,11 @@ class FrameReader:
         self._is_masked = is_masked
         self._rsv1 = allows_rsv1
         self._header = bytearray()  # of the current frame
-        self._left = 0  # bytes of its payload still to come
+        self._remaining = 0  # bytes of its payload still to come
         self._is_fragmented = False
         self._close: bytearray | None = None  # the payload of a close frame
         self._key = b"\0\0\0\0"
-        self._was_between = True  # `is_between` before the last `feed`
+        self._was_at_boundary = True  # `is_at_boundary` before the last `feed`
         self._has_failed = False
         self.last_opcode: int | None = None
         self.messages = 0
@@ -51,14 +51,14 @@ class FrameReader:
         self.ends: list[int] = []  # offsets in the last `feed` at which a message or control frame was complete
 
     @property
-    def is_between(self) -> bool:
+    def is_at_boundary(self) -> bool:
         """Whether the data so far ends with a frame; data with a problem is not counted, as it is not forwarded."""
-        return self._was_between if self._has_failed else not self._left and not self._header
+        return self._was_at_boundary if self._has_failed else not self._remaining and not self._header
 
     def feed(self, data: bytes) -> Problem | None:
         """Follow `data`. Returns what is wrong with its frames, or None."""
         self.ends = []
-        self._was_between = self.is_between
+        self._was_at_boundary = self.is_at_boundary
         problem = self._read(data)
         self._has_failed = problem is not None
         return problem
@@ -66,11 +66,11 @@ class FrameReader:
     def _read(self, data: bytes) -> Problem | None:
         position, size = 0, len(data)
         while position < size:
-            if self._left:
-                step = min(self._left, size - position)
+            if self._remaining:
+                step = min(self._remaining, size - position)
                 if self._close is not None:
                     self._close += data[position : position + step]
-                self._left -= step
+                self._remaining -= step
                 position += step
             else:
                 step = self._header_size() - len(self._header)
@@ -80,7 +80,7 @@ class FrameReader:
                     continue  # the extended length is incomplete, or there is no more data
                 if (problem := self._frame_began()) is not None:
                     return problem
-            if not self._left and (problem := self._frame_ended(position)) is not None:
+            if not self._remaining and (problem := self._frame_ended(position)) is not None:
                 return problem
         return None
 
@@ -102,7 +102,7 @@ class FrameReader:
             self._key = bytes(header[-4:])
         problem = self._check(bool(is_final), rsv, opcode, is_masked, length)
         self._header.clear()
-        self._left = length
+        self._remaining = length
         self.last_opcode = opcode
         if opcode == CLOSE:
             self._close = bytearray()
@@ -116,7 +116,7 @@ class FrameReader:
                 return Fault.UNMASKED_FRAME, "a frame of a client without a mask"
             return Fault.MASKED_FRAME, "a frame of a server with a mask"
         if rsv & ~(0x40 if self._rsv1 and opcode in _DATA else 0):
-            return Fault.RESERVED_BITS, f"reserved bits {rsv >> 4:03b} that no extension has agreed on"
+            return Fault.RESERVED_BITS, f"reserved bits {rsv >> 4:03b} without a negotiated extension"
         if opcode in _CONTROL:
             if not is_final or length > _MAX_CONTROL:
                 return Fault.CONTROL_FRAME, "a control frame that is fragmented or longer than 125 bytes"
@@ -134,7 +134,7 @@ class FrameReader:
     def _frame_ended(self, position: int) -> Problem | None:
         problem = None
         if self._close is not None:
-            problem = self._closes(bytes(self._close))
+            problem = self._check_close(bytes(self._close))
             self._close = None
         elif self.last_opcode not in _CONTROL and not self._is_fragmented:
             self.messages += 1
@@ -142,7 +142,7 @@ class FrameReader:
             self.ends.append(position)
         return problem
 
-    def _closes(self, payload: bytes) -> Problem | None:
+    def _check_close(self, payload: bytes) -> Problem | None:
         """Note the code of a close frame. Returns what is wrong with it (RFC 6455 5.5.1 and 7.4), or None."""
         if self._is_masked:
             payload = bytes(byte ^ self._key[index % 4] for index, byte in enumerate(payload))

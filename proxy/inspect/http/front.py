@@ -18,12 +18,12 @@ class Owner(Context, Protocol):
         """Call `Front.expired` at `at`, or at an earlier time requested before."""
         ...
 
-    def at_fault(self, fault: Fault) -> None:
+    def note_fault(self, fault: Fault) -> None:
         """Note why the conversation will end, for the flow's record."""
         ...
 
     def close_client(self, reason: CloseReason | None, by: ClosedBy) -> None:
-        """End the session. None: with the reason noted by `at_fault`, if any."""
+        """End the session. None: with the reason noted by `note_fault`, if any."""
         ...
 
 

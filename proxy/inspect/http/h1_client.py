@@ -21,7 +21,7 @@ from proxy.inspect.http.websocket import accept_of, is_websocket
 class Pool(Protocol):
     """The pool of connections to one origin, as one of them sees it."""
 
-    def free(self, connection: H1Client) -> None:
+    def release(self, connection: H1Client) -> None:
         """`connection` can take another request."""
         ...
 
@@ -31,7 +31,7 @@ class Pool(Protocol):
 
 
 class H1Client:
-    """Sends requests and reads responses. h11 learns of each request only what determines how its response ends."""
+    """Sends requests and reads responses. h11 is given only what determines how each response ends."""
 
     def __init__(self, pool: Pool, link: Link, limits: Limits) -> None:
         self.link = link
@@ -39,10 +39,9 @@ class H1Client:
         self._pool = pool
         self._limits = limits
         self._is_waiting = False  # for the first byte of a response
-        self._reader: h11.Connection | None = (
-            None  # for heads that `h1_plain` leaves to it, and bodies without a length
-        )
-        self._left = 0  # bytes to come of a body of known length, which passes without h11
+        # for heads that `h1_plain` leaves to it, and bodies without a length
+        self._reader: h11.Connection | None = None
+        self._remaining = 0  # bytes to come of a body of known length, which passes without h11
         self._is_chunked = self._is_raw = self._has_sent = self._closes = False
         self._key: bytes | None = None
         self._is_lost = False
@@ -61,7 +60,7 @@ class H1Client:
         self._is_chunked = head.length is None and not head.is_bodiless
         self._has_sent = head.is_bodiless
         self.link.write(h1_wire.write_request(head, self._key))
-        exchange.taken(self)
+        exchange.origin_assigned(self)
         if self.link.is_full:  # with what the request before it has sent
             exchange.origin_full()
 
@@ -76,10 +75,10 @@ class H1Client:
         elif self._is_chunked:
             self.link.write(h1_wire.last_chunk(trailers))
         self._has_sent = True
-        has_answered = self._reader is None and not self._is_waiting and not self._left
+        has_answered = self._reader is None and not self._is_waiting and not self._remaining
         if has_answered and not self._is_raw and not self._closes:
             self.exchange = None
-            self._pool.free(self)
+            self._pool.release(self)
 
     def reset(self, fault: Fault) -> None:
         """Cancel the request, by closing the connection."""
@@ -99,7 +98,7 @@ class H1Client:
 
     @property
     def is_behind(self) -> bool:
-        """Never: what waits, waits in the stream."""
+        """Never: everything written is in the stream's queue."""
         return False
 
     def pause(self) -> None:
@@ -118,8 +117,8 @@ class H1Client:
         if self._is_raw:
             if exchange is not None:
                 exchange.response_data(data)
-        elif self._left:
-            self._counted(data)
+        elif self._remaining:
+            self._receive_counted(data)
         elif self._is_waiting:
             self._begin(data)
         elif self._reader is None:
@@ -133,7 +132,7 @@ class H1Client:
         if self._is_raw:
             if self.exchange is not None:
                 self.exchange.response_ended([])
-        elif self._left:
+        elif self._remaining:
             self._fail(Fault.RESPONSE_CUT, "the origin has closed the connection too early")
         elif self._reader is None and not self._is_waiting:
             self._closes = True
@@ -183,10 +182,10 @@ class H1Client:
                     return
                 self._is_waiting = False
                 self._closes = head.closes
-                self._left = 0 if is_head or status in (204, 304) else head.length or 0
+                self._remaining = 0 if is_head or status in (204, 304) else head.length or 0
                 exchange.responded(head)
                 if self.exchange is exchange:  # it was not refused meanwhile
-                    self._counted(data[size:])
+                    self._receive_counted(data[size:])
                 return
         self._read_with_h11().receive_data(data)
         self._read()
@@ -197,7 +196,7 @@ class H1Client:
         reader = self._reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.header_bytes)
         head = None if self.exchange is None else self.exchange.request
         method = head.method if head is not None and head.method in (b"HEAD", b"CONNECT") else b"GET"
-        for event in _like(method, head is not None and head.protocol is not None):
+        for event in _stand_in_request(method, head is not None and head.protocol is not None):
             reader.send(event)
         return reader
 
@@ -245,18 +244,18 @@ class H1Client:
                 length = 0
             if self._reader is reader and length is not None:
                 self._reader = None
-                self._left = length
-                self._counted(reader.trailing_data[0])
+                self._remaining = length
+                self._receive_counted(reader.trailing_data[0])
 
-    def _counted(self, data: bytes) -> None:
+    def _receive_counted(self, data: bytes) -> None:
         """Handle a part of a body of known length, perhaps followed by excess bytes."""
-        rest = data[self._left :]
+        rest = data[self._remaining :]
         if rest:
-            data = data[: self._left]
-        self._left -= len(data)
+            data = data[: self._remaining]
+        self._remaining -= len(data)
         if data and self.exchange is not None:
             self.exchange.response_data(data)
-        if not self._left:
+        if not self._remaining:
             self._complete([], rest)
 
     def _inform(self, event: h11.InformationalResponse) -> None:
@@ -266,7 +265,7 @@ class H1Client:
             self.exchange.informed(head)
             return
         if self._key is not None and first(head.headers, b"sec-websocket-accept") != accept_of(self._key):
-            raise HttpError(Fault.ORIGIN_PROTOCOL, "Sec-WebSocket-Accept is not the answer to the key")
+            raise HttpError(Fault.ORIGIN_PROTOCOL, "Sec-WebSocket-Accept does not match the key")
         self._switch(head)
 
     def _switch(self, head: ResponseHead) -> None:
@@ -286,13 +285,13 @@ class H1Client:
         exchange, self._reader = self.exchange, None
         if rest:
             self._closes = True  # unsolicited bytes belong to no response
-        self.link.resume()  # an exchange that paused it no longer will resume it
+        self.link.resume()  # an exchange that paused it will no longer resume it
         if self._has_sent or self._closes:
             self.exchange = None
         if self._closes:
             self._lose()
         elif self._has_sent:
-            self._pool.free(self)  # first, so that a pipelined request gets this connection
+            self._pool.release(self)  # first, so that a pipelined request gets this connection
         if exchange is not None:
             exchange.response_ended(trailers)
             if self._closes:
@@ -305,7 +304,7 @@ class H1Client:
 
     def _fail(self, fault: Fault, detail: str) -> None:
         exchange, self.exchange = self.exchange, None
-        self._reader, self._left, self._is_waiting = None, 0, False
+        self._reader, self._remaining, self._is_waiting = None, 0, False
         self.link.abort()
         self._lose()
         if exchange is not None:
@@ -319,7 +318,7 @@ class H1Client:
 
 
 @functools.cache
-def _like(method: bytes, is_upgrade: bool) -> tuple[h11.Event, ...]:
+def _stand_in_request(method: bytes, is_upgrade: bool) -> tuple[h11.Event, ...]:
     """A stand-in request of this method, from which h11 knows how the response ends."""
     headers = [("Host", "origin")]
     if is_upgrade:

@@ -8,15 +8,15 @@ import h11
 
 from proxy.inspect.http import h1_wire, timing
 from proxy.inspect.http.exchange import Exchange
-from proxy.inspect.http.faults import Fault, HttpError, told
+from proxy.inspect.http.faults import Fault, HttpError, report_of
 from proxy.inspect.http.front import Owner
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first
 from proxy.inspect.http.websocket import accept_of
 
 _HEAD_END = b"\r\n\r\n"
-_MAX_BLANK = 8  # bytes of empty lines before a request (RFC 9112 2.2)
-_CHUNK_EARNS = 16  # bytes of header that each chunk may have, plus twice the size of its data
+_MAX_BLANK_BYTES = 8  # bytes of empty lines before a request (RFC 9112 2.2)
+_CHUNK_ALLOWANCE = 16  # bytes of header that each chunk may have, plus twice the size of its data
 
 
 class Framing(enum.Enum):
@@ -42,7 +42,7 @@ class H1Server:
         self._buffer = bytearray()  # not yet parsed
         self._searched = 0  # bytes of it that were searched for the end of a head
         self._body: h11.Connection | None = None  # the reader of a chunked body
-        self._left = 0  # bytes to come of a body of known length, which passes without h11
+        self._remaining = 0  # bytes to come of a body of known length, which passes without h11
         self._excess = 0  # bytes of chunk headers beyond the allowance
         self._framing = Framing.NONE
         self._head: RequestHead | None = None
@@ -63,8 +63,8 @@ class H1Server:
         if self._framing is Framing.RAW:
             if self.exchange is not None:
                 self.exchange.request_data(data)
-        elif self._left:
-            self._counted(data)
+        elif self._remaining:
+            self._receive_counted(data)
         elif self._body is not None:
             self._body.receive_data(data)
             self._read_body(len(data))
@@ -107,7 +107,7 @@ class H1Server:
                     raise HttpError(Fault.BODY_CUT, "the connection ended within a request's head")
                 self.owner.close_client("client_closed", "client")
         except HttpError as error:
-            self._bad(error)
+            self._reject(error)
         finally:
             self._is_advancing = False
 
@@ -120,9 +120,8 @@ class H1Server:
         if end < 0 or end > self._limits.header_bytes:
             if len(buffer) > self._limits.header_bytes:
                 raise HttpError(Fault.HEADERS_TOO_LARGE, f"a head of more than {self._limits.header_bytes} bytes")
-            if (
-                buffer and buffer[0] < 0x21 and buffer[0] not in b"\r\n"
-            ):  # not a method: TLS, binary data or white space
+            # not a method: TLS, binary data or white space
+            if buffer and buffer[0] < 0x21 and buffer[0] not in b"\r\n":
                 raise HttpError(Fault.BAD_REQUEST, "not the beginning of a request")
             h1_wire.check_line_ends(buffer, self._searched)
             self._searched = len(buffer)
@@ -140,7 +139,7 @@ class H1Server:
     def _skip_blank(self) -> None:
         stripped = self._buffer.lstrip(b"\r\n")
         blank = len(self._buffer) - len(stripped)
-        if blank > _MAX_BLANK or (blank > 1 and self._buffer[:blank].replace(b"\r\n", b"").strip(b"\r")):
+        if blank > _MAX_BLANK_BYTES or (blank > 1 and self._buffer[:blank].replace(b"\r\n", b"").strip(b"\r")):
             raise HttpError(Fault.BAD_LINE_END, "empty lines before a request")
         if stripped or blank > 2:
             self._buffer[:] = stripped
@@ -152,15 +151,15 @@ class H1Server:
         self._closes = head.closes
         exchange = self.exchange = Exchange(self.owner, self, head)
         if head.length:
-            self._left = head.length
+            self._remaining = head.length
         elif not head.is_bodiless:
             self._body, self._excess = body, 0
         exchange.begin(is_complete=head.is_bodiless)
-        if self._buffer and (self._left or self._body is not None):
+        if self._buffer and (self._remaining or self._body is not None):
             rest = bytes(self._buffer)
             self._buffer.clear()
             if self._body is None:
-                self._counted(rest)
+                self._receive_counted(rest)
             else:
                 self._body.receive_data(rest)
                 self._read_body(len(rest))
@@ -169,19 +168,19 @@ class H1Server:
 
     def _end_body(self, exchange: Exchange) -> None:
         """The client has closed its half: end the request's body."""
-        if self._left or self._body is not None:
+        if self._remaining or self._body is not None:
             exchange.client_gone(Fault.BODY_CUT, "the connection ended within a request's body")
 
-    def _counted(self, data: bytes) -> None:
+    def _receive_counted(self, data: bytes) -> None:
         """Handle a part of a body of known length, perhaps followed by pipelined requests."""
-        if len(data) > self._left:
-            self._buffer += data[self._left :]
-            data = data[: self._left]
-        self._left -= len(data)
+        if len(data) > self._remaining:
+            self._buffer += data[self._remaining :]
+            data = data[: self._remaining]
+        self._remaining -= len(data)
         exchange = self.exchange
         if exchange is not None:
             exchange.request_data(data)
-            if not self._left:
+            if not self._remaining:
                 exchange.request_ended([])
 
     def _read_body(self, size: int) -> None:
@@ -193,7 +192,7 @@ class H1Server:
                 if type(event) is h11.Data:
                     size -= len(event.data)
                     if event.chunk_start:
-                        self._excess -= _CHUNK_EARNS
+                        self._excess -= _CHUNK_ALLOWANCE
                     self._excess -= 2 * len(event.data)
                     if exchange is not None:
                         exchange.request_data(bytes(event.data))
@@ -206,15 +205,15 @@ class H1Server:
                 else:
                     break
         except h11.RemoteProtocolError as error:
-            self._bad(HttpError(Fault.BAD_FRAMING, str(error)))
+            self._reject(HttpError(Fault.BAD_FRAMING, str(error)))
             return
         self._excess = max(self._excess + size, 0)
         if self._excess > self._limits.chunk_overhead_bytes:
-            self._bad(HttpError(Fault.CHUNK_OVERHEAD, "chunk headers larger than what they frame"))
+            self._reject(HttpError(Fault.CHUNK_OVERHEAD, "chunk headers larger than what they frame"))
 
-    def _bad(self, error: HttpError) -> None:
-        """Reject what cannot be parsed, and all that follows."""
-        self._body, self._left = None, 0
+    def _reject(self, error: HttpError) -> None:
+        """Reject what cannot be parsed, and everything after it."""
+        self._body, self._remaining = None, 0
         self._closes = True
         exchange = self.exchange
         if exchange is None:
@@ -224,8 +223,8 @@ class H1Server:
             self._head = head
             exchange = self.exchange = Exchange(self.owner, self, head)
             exchange.client_ended = True
-            self.owner.at_fault(error.fault)
-        exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
+            self.owner.note_fault(error.fault)
+        exchange.refuse(error.fault, error.detail, by=report_of(error.fault).by)
 
     # To the client.
 
@@ -243,9 +242,8 @@ class H1Server:
         if self.exchange.is_switched:
             self._framing = Framing.RAW
             key = first(request.headers, b"sec-websocket-key")
-            if (
-                key is not None and first(head.headers, b"sec-websocket-accept") is None
-            ):  # the origin speaks HTTP/2, which has none
+            # an origin with HTTP/2 does not send it
+            if key is not None and first(head.headers, b"sec-websocket-accept") is None:
                 head.headers.append((b"Sec-WebSocket-Accept", accept_of(key)))
             self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
             self._switched(self.exchange)
@@ -264,7 +262,7 @@ class H1Server:
         self.link.write(h1_wire.write_response(head, is_chunked=is_chunked, closes=self._closes))
 
     def _switched(self, exchange: Exchange) -> None:
-        """What came behind the request is of the new protocol."""
+        """Treat bytes received after the request as the new protocol's."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         if rest:
@@ -293,7 +291,7 @@ class H1Server:
             self.link.end()  # a close frame of a WebSocket is queued before it
         else:
             self.link.abort()
-        self.owner.at_fault(fault)
+        self.owner.note_fault(fault)
 
     @property
     def queued(self) -> int:
@@ -321,9 +319,9 @@ class H1Server:
             self.owner.close_client("origin_closed", "origin")
         elif self._framing is Framing.RAW or not self.link.is_open:
             self.owner.close_client(None, "proxy")
-        elif self._closes or self._left or self._body is not None or self.owner.is_draining:
+        elif self._closes or self._remaining or self._body is not None or self.owner.is_draining:
             if exchange is not None and exchange.fault is not None and exchange.fault_by == "client":
-                self.owner.at_fault(exchange.fault)  # not the origin, whose connection was closed because of it
+                self.owner.note_fault(exchange.fault)  # not the origin, whose connection was closed because of it
             self._linger()
         elif self._has_ended and not self._buffer:
             self.owner.close_client("client_closed", "client")
@@ -333,7 +331,7 @@ class H1Server:
             self._advance()
 
     def _linger(self) -> None:
-        """Close the sending half and wait a while: to close with unread data would reset, and lose the response."""
+        """Close the sending half and wait a while: closing with unread data would reset, and lose the response."""
         self.is_lingering = True
         self._buffer.clear()
         self.link.end()
@@ -384,6 +382,6 @@ class H1Server:
         elif self.exchange is not None:
             self._closes = timing.expire(self.exchange, now, self._limits) or self._closes
         elif self.head_began is not None:
-            self._bad(HttpError(Fault.SLOW_HEADERS, f"no whole head within {self._limits.header_s:g} s"))
+            self._reject(HttpError(Fault.SLOW_HEADERS, f"incomplete head after {self._limits.header_s:g} s"))
         else:
             self.owner.close_client("client_idle_timeout", "client")

@@ -11,7 +11,7 @@ import h2.exceptions
 from proxy.inspect.http import h2_wire
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
-from proxy.inspect.http.h2_end import ALIKE, H2End
+from proxy.inspect.http.h2_end import COMMON_HANDLERS, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
 from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.limits import Limits
@@ -25,7 +25,7 @@ _ERRORS = h2.errors.ErrorCodes
 class Pool(Protocol):
     """The pool of connections to one origin, as this one sees it."""
 
-    def has_room(self) -> None:
+    def room_available(self) -> None:
         """The connection takes more streams, or its settings have arrived."""
         ...
 
@@ -33,7 +33,7 @@ class Pool(Protocol):
         """`connection` takes no more streams."""
         ...
 
-    def again(self, exchange: Exchange) -> None:
+    def retry(self, exchange: Exchange) -> None:
         """The origin has not processed this request: send it on another connection."""
         ...
 
@@ -51,7 +51,7 @@ class H2Client(H2End["ClientStream"]):
     @property
     def has_room(self) -> bool:
         """Whether another stream may be opened."""
-        if self.is_over or self._is_going:
+        if self.is_over or self._is_going_away:
             return False
         most = min(self.h2.remote_settings.max_concurrent_streams, 1_000)
         return len(self.h2.streams) < most or self.h2.open_outbound_streams < most
@@ -68,7 +68,7 @@ class H2Client(H2End["ClientStream"]):
         stream = self.streams[number] = ClientStream(self, number, exchange)
         is_complete = head.is_bodiless and not head.is_tunnel
         self.sender.head(stream.out, h2_wire.request_fields(head), is_last=is_complete)
-        exchange.taken(stream)
+        exchange.origin_assigned(stream)
 
     # From the origin.
 
@@ -89,7 +89,7 @@ class H2Client(H2End["ClientStream"]):
         if stream is not None:
             stream.exchange.informed(h2_wire.read_response(event.headers or [], self._limits))
 
-    def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
+    def _head_received(self, number: int, fields: Headers, is_complete: bool) -> None:
         """Handle a final response's head."""
         stream = self.streams.get(number)
         if stream is None:
@@ -116,13 +116,13 @@ class H2Client(H2End["ClientStream"]):
 
     def _reset(self, event: events.StreamReset) -> None:
         if not event.remote_reset:
-            self._guard.was_reset(self._now())
+            self._guard.count_reset(self._now())
         stream = self.streams.get(event.stream_id or 0)
         if stream is None:
             return
         self.forget(stream)
-        if event.error_code == _ERRORS.REFUSED_STREAM and stream.can_repeat:
-            self._pool.again(stream.exchange)
+        if event.error_code == _ERRORS.REFUSED_STREAM and stream.can_retry:
+            self._pool.retry(stream.exchange)
             return
         has_head = stream.exchange.response is not None
         fault = Fault.RESPONSE_CUT if has_head else Fault.ORIGIN_RESET if event.remote_reset else Fault.ORIGIN_PROTOCOL
@@ -131,23 +131,23 @@ class H2Client(H2End["ClientStream"]):
     def _settings(self, _event: events.RemoteSettingsChanged) -> None:
         self.is_settled = True
         self._pump_all()
-        self._pool.has_room()
+        self._pool.room_available()
 
     def _pump(self, stream: ClientStream) -> None:
         if self.sender.pump(stream.out):
             stream.exchange.origin_ready()
         stream.forget_if_done()
         if stream.out.is_over:
-            stream.exchange.took_all()
+            stream.exchange.all_sent()
 
-    def _went_away(self, last: int, code: int) -> None:
+    def _goaway_received(self, last: int, code: int) -> None:
         """Handle GOAWAY: no more streams; those after `last` were not processed."""
-        self._is_going = True
+        self._is_going_away = True
         for number, stream in list(self.streams.items()):
             if number > last:
                 self.forget(stream)
-                if stream.can_repeat:
-                    self._pool.again(stream.exchange)
+                if stream.can_retry:
+                    self._pool.retry(stream.exchange)
                 else:
                     stream.exchange.origin_failed(Fault.ORIGIN_CLOSED, "the origin ends the connection")
         self._lose()
@@ -192,12 +192,12 @@ class H2Client(H2End["ClientStream"]):
             self.sender.drop(stream.out)
             stream.resume()
             self.windows.ended(stream)
-            if self._is_going:
+            if self._is_going_away:
                 if not self.streams and not self.is_over:
                     self.is_over = True
                     self.link.end()
             else:
-                self._pool.has_room()
+                self._pool.room_available()
 
     def _fail(self, fault: Fault, detail: str) -> None:
         if self.is_over:
@@ -227,10 +227,10 @@ class ClientStream(Stream):
         self.has_answered = False
 
     @property
-    def can_repeat(self) -> bool:
+    def can_retry(self) -> bool:
         """Whether the request can be sent on another connection, as nothing of its body was sent."""
         exchange = self.exchange
-        if exchange.is_repeated or exchange.request.is_tunnel:
+        if exchange.is_retried or exchange.request.is_tunnel:
             return False
         return exchange.request.is_bodiless and exchange.response is None
 
@@ -278,7 +278,7 @@ def _as_switch(head: ResponseHead, protocol: bytes) -> None:
     head.status, head.reason, head.length, head.protocol = 101, b"", None, protocol
 
 
-H2Client.handlers = ALIKE | {
+H2Client.handlers = COMMON_HANDLERS | {
     events.InformationalResponseReceived: H2Client._informed,
     events.StreamReset: H2Client._reset,
     events.RemoteSettingsChanged: H2Client._settings,

@@ -26,8 +26,8 @@ class Incoming:
     """Reads what a peer sends: most heads and data by the fast paths, everything else by h2.
 
     `handle` gets h2's events. `receive(made, head)` returns the fields of a head, or None to leave it to h2
-    (`h2_heads`); `headed(number, fields, is_complete)` gets them. `took(number, data, size)` gets a stream's data, with
-    the size that counts against windows, and `complete(number)` its end.
+    (`h2_heads`); `head_received(number, fields, is_complete)` gets them. `data_received(number, data, size)` gets a
+    stream's data, with the size that counts against windows, and `complete(number)` its end.
     """
 
     def __init__(
@@ -36,20 +36,20 @@ class Incoming:
         guard: FrameGuard,
         handle: Callable[[h2.events.Event], None],
         receive: h2_heads.Receive,
-        headed: Callable[[int, Headers, bool], None],
-        took: Callable[[int, bytes, int], None],
+        head_received: Callable[[int, Headers, bool], None],
+        data_received: Callable[[int, bytes, int], None],
         complete: Callable[[int], None],
     ) -> None:
         self._h2, self._guard = made, guard
-        self._handle, self._receive, self._headed = handle, receive, headed
-        self._took, self._complete = took, complete
+        self._handle, self._receive, self._head_received = handle, receive, head_received
+        self._data_received, self._complete = data_received, complete
         guard.is_receiving = lambda number: is_receiving(made, number)
 
     def read(self, data: bytes, now: float) -> None:
         """Handle `data`. HttpError: an attack, by name; h2.exceptions.ProtocolError: rejected by h2."""
         for part in self._guard.feed(data, now):
             if isinstance(part, Data):
-                self._plain(part)
+                self._data(part)
             elif isinstance(part, Head):
                 self._head(part)
             else:
@@ -65,16 +65,16 @@ class Incoming:
             if not h2_heads.is_too_late(self._h2, part):
                 self._frames(part.frame)
             return
-        self._headed(part.number, fields, part.is_last)
+        self._head_received(part.number, fields, part.is_last)
         if part.is_last:
             self._complete(part.number)
 
-    def _plain(self, part: Data) -> None:
+    def _data(self, part: Data) -> None:
         number = part.number
         if not account(self._h2, part):
             self._frames(frame_of(part))
             return
-        self._took(number, part.data, len(part.data))
+        self._data_received(number, part.data, len(part.data))
         if part.is_last:
             if end(self._h2, number):
                 self._complete(number)

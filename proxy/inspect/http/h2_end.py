@@ -32,11 +32,13 @@ class H2End(ABC, Generic[AnyStream]):
         self.streams: dict[int, AnyStream] = {}
         self.h2 = h2_wire.connection(limits, is_client=is_client)
         self._now, self._limits = now, limits
-        self._guard = FrameGuard(limits, now(), self._went_away, has_preface=not is_client)
+        self._guard = FrameGuard(limits, now(), self._goaway_received, has_preface=not is_client)
         receive = h2_heads.receive_response if is_client else h2_heads.receive_request
-        self._incoming = Incoming(self.h2, self._guard, self._handle, receive, self._headed, self._took, self._complete)
+        self._incoming = Incoming(
+            self.h2, self._guard, self._handle, receive, self._head_received, self._data_received, self._complete
+        )
         self.sender = Sender(self.h2, link, self._guard)
-        self.is_over = self._is_going = False
+        self.is_over = self._is_going_away = False
         link.source = self.h2.data_to_send
         link.filled = self.full
 
@@ -47,7 +49,7 @@ class H2End(ABC, Generic[AnyStream]):
         """The queue to the peer is full."""
 
     @abstractmethod
-    def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
+    def _head_received(self, number: int, fields: Headers, is_complete: bool) -> None:
         """Handle the head of a request, or of a final response."""
 
     @abstractmethod
@@ -59,7 +61,7 @@ class H2End(ABC, Generic[AnyStream]):
         """Send what is queued on this stream, as far as windows allow."""
 
     @abstractmethod
-    def _went_away(self, last: int, code: int) -> None:
+    def _goaway_received(self, last: int, code: int) -> None:
         """Handle GOAWAY."""
 
     # Common to both.
@@ -75,12 +77,12 @@ class H2End(ABC, Generic[AnyStream]):
             handle(self, event)
 
     def _began(self, event: events.RequestReceived | events.ResponseReceived) -> None:
-        self._headed(event.stream_id or 0, event.headers or [], event.stream_ended is not None)
+        self._head_received(event.stream_id or 0, event.headers or [], event.stream_ended is not None)
 
     def _data(self, event: events.DataReceived) -> None:
-        self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
+        self._data_received(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
 
-    def _took(self, number: int, data: bytes, size: int) -> None:
+    def _data_received(self, number: int, data: bytes, size: int) -> None:
         """Pass data to its stream. `size`: including padding.
 
         The connection's window is reopened at once: the windows of the streams bound what is held.
@@ -91,9 +93,9 @@ class H2End(ABC, Generic[AnyStream]):
             return
         if data:
             stream.received(data)
-        passed = stream.took(size)
-        if passed and number in self.streams:
-            self.windows.passed(stream, passed)
+        reopened = stream.consumed(size)
+        if reopened and number in self.streams:
+            self.windows.count(stream, reopened)
 
     def _trailers(self, event: events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)
@@ -116,7 +118,7 @@ class H2End(ABC, Generic[AnyStream]):
                 self._pump(stream)
 
 
-ALIKE: dict[type[events.Event], Callable[[Any, Any], None]] = {
+COMMON_HANDLERS: dict[type[events.Event], Callable[[Any, Any], None]] = {
     events.RequestReceived: H2End._began,
     events.ResponseReceived: H2End._began,
     events.DataReceived: H2End._data,

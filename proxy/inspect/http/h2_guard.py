@@ -18,7 +18,7 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 MAX_FRAME = 16_384  # bytes, as announced to both sides
 PREFACE_BYTES = 24
-LEAST_PART = 4_096  # bytes of an incomplete DATA frame that are passed on
+MIN_PART = 4_096  # bytes of an incomplete DATA frame that are passed on
 _HEADER = struct.Struct(">HBBBL")
 _MAX_CONTINUATIONS = 32
 _UPDATES_FOR_A_FRAME = 10  # WINDOW_UPDATE frames allowed per DATA frame sent, as in Envoy
@@ -84,7 +84,7 @@ class FrameGuard:
         self._data: tuple[int, bool] | None = None  # if the current frame is DATA: its stream, and END_STREAM
         self._held = b""  # the part of its payload not yet passed on
         self._is_in_block = False  # CONTINUATION must follow
-        self._left = PREFACE_BYTES if has_preface else 0  # bytes of the current frame still to come
+        self._remaining = PREFACE_BYTES if has_preface else 0  # bytes of the current frame still to come
         self._partial = b""  # an incomplete frame header or GOAWAY
         self._buckets = {kind: _Bucket(*bound, now) for kind, bound in _BOUNDS.items()}
         self._empty, self._unknown = _Bucket(*_EMPTY, now), _Bucket(*_UNKNOWN, now)
@@ -101,7 +101,7 @@ class FrameGuard:
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        position, start, size = self._left, 0, len(data)
+        position, start, size = self._remaining, 0, len(data)
         if self._data is not None:
             run, position = self._run(data, 0, self._data[0])
             if run is not None:
@@ -129,7 +129,7 @@ class FrameGuard:
                     break
                 if start < position:
                     yield data[start:position]
-                self._went_away(data[position + 9 : end])
+                self._goaway_received(data[position + 9 : end])
                 start = end
             else:
                 self._count(kind, flags, length, now)
@@ -141,7 +141,7 @@ class FrameGuard:
             position = end
         if position < size:
             self._partial = data[position:]
-        self._left = max(position - size, 0)
+        self._remaining = max(position - size, 0)
         if start < min(position, size):
             yield data[start : min(position, size)]
 
@@ -153,7 +153,7 @@ class FrameGuard:
         """
         parts, view, size, is_last = list[bytes | memoryview](), memoryview(data), len(data), False
         if self._data is not None:
-            position = self._left
+            position = self._remaining
             rest = self._rest(data[:position])
             if rest is not None:
                 parts.append(rest.data)
@@ -166,7 +166,7 @@ class FrameGuard:
             begin = position + 9
             position = begin + length
             if position > size:
-                self._data, self._left = (number, bool(flags & END_STREAM)), length
+                self._data, self._remaining = (number, bool(flags & END_STREAM)), length
                 if (rest := self._rest(data[begin:])) is not None:
                     parts.append(rest.data)
                 break
@@ -180,23 +180,23 @@ class FrameGuard:
         """More data of the current DATA frame; None: too little to pass on by itself."""
         assert self._data is not None
         number, is_last = self._data
-        self._left -= len(data)
+        self._remaining -= len(data)
         if self._held:
             data = self._held + data
             self._held = b""
-        if not self._left:
+        if not self._remaining:
             self._data = None
             return Data(number, data, is_last)
-        if len(data) < LEAST_PART:
+        if len(data) < MIN_PART:
             self._held = data
             return None
         return Data(number, data, False)
 
-    def was_reset(self, now: float) -> None:
+    def count_reset(self, now: float) -> None:
         """Count a stream that the peer made this side reset: rapid reset from the other end (CVE-2025-8671)."""
         self._buckets[RST_STREAM].take(now)
 
-    def _went_away(self, payload: bytes) -> None:
+    def _goaway_received(self, payload: bytes) -> None:
         if len(payload) < 8:
             raise HttpError(Fault.BAD_FRAME, "a GOAWAY that is too short")
         last, code = struct.unpack_from(">LL", payload)

@@ -16,7 +16,7 @@ from h2.exceptions import ProtocolError
 from h2.stream import H2Stream, StreamClosedBy, StreamState
 
 from proxy.inspect.http.h2_guard import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, MAX_FRAME, Head, frame_header
-from proxy.inspect.http.h2_hpack import QuickDecoder
+from proxy.inspect.http.h2_hpack import FastDecoder
 from proxy.inspect.http.messages import Headers
 
 # bound once: looking up an enum member by attribute is slow in Python 3.11
@@ -79,8 +79,8 @@ def is_too_late(made: h2.connection.H2Connection, part: Head) -> bool:
     """Whether this head belongs to a stream that was just reset by this side. It is decoded for the header table only;
     h2 would treat an interim response as a connection error."""
     decoder = made.decoder
-    assert isinstance(decoder, QuickDecoder)
-    return made._stream_closed_by(part.number) is _SENT_RESET and decoder.ahead(part.block) is not None
+    assert isinstance(decoder, FastDecoder)
+    return made._stream_closed_by(part.number) is _SENT_RESET and decoder.decode_early(part.block) is not None
 
 
 def send_response(made: h2.connection.H2Connection, number: int, fields: Headers, *, is_last: bool) -> bytes | None:
@@ -139,11 +139,11 @@ def _forget(made: h2.connection.H2Connection, stream: H2Stream) -> None:
 
 def _read(made: h2.connection.H2Connection, part: Head, is_usual: Callable[[Headers], bool]) -> Headers | None:
     decoder = made.decoder
-    assert isinstance(decoder, QuickDecoder)
-    fields = decoder.ahead(part.block)
+    assert isinstance(decoder, FastDecoder)
+    fields = decoder.decode_early(part.block)
     if fields is None or (is_usual(fields) and not (part.is_last and _length(fields))):
         return fields
-    decoder.keep(part.block, fields)
+    decoder.store(part.block, fields)
     return None
 
 

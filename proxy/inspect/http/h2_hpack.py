@@ -19,7 +19,7 @@ Field = tuple[bytes, bytes]
 
 ENTRY_BYTES = 32  # overhead of a table entry (RFC 7541 4.1)
 HUFFMAN_BYTES = 2048  # longer fields are not Huffman-coded, as hpack takes 1 ms for 2 KB and 375 ms for 60 KB
-MOST_REMEMBERED, REMEMBERED_BYTES = 64, 256  # cached fields of one connection, and the size of the largest
+MAX_CACHED, CACHED_FIELD_BYTES = 64, 256  # cached fields of one connection, and the size of the largest
 # Fields that differ in each message would evict recurring ones from the table. nghttp2 excludes the same.
 _VARYING = frozenset(
     (
@@ -40,7 +40,7 @@ _STATIC = HeaderTable.STATIC_TABLE
 _STATIC_NAMES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
 
 
-class QuickEncoder(Encoder):
+class FastEncoder(Encoder):
     """Caches encoded fields while its table is unchanged.
 
     Fields are tuples of bytes, with names in lower case; those of type `NeverIndexedHeaderTuple` must not enter any
@@ -82,41 +82,41 @@ class QuickEncoder(Encoder):
             ) is not newest:  # the indices of all others have changed, or they were evicted
                 self._written.clear()
                 return part
-        if len(name) + len(value) <= REMEMBERED_BYTES:
-            if len(self._written) >= MOST_REMEMBERED:
+        if len(name) + len(value) <= CACHED_FIELD_BYTES:
+            if len(self._written) >= MAX_CACHED:
                 self._written.clear()
             self._written[name, value] = part
         return part
 
 
-class QuickDecoder(Decoder):
+class FastDecoder(Decoder):
     """Decodes blocks in one loop. A block that was decoded ahead of h2 can still be passed to h2."""
 
     def __init__(self, max_header_list_size: int) -> None:
         super().__init__(max_header_list_size)
-        self._kept: tuple[bytes, list[Field] | HPACKError] | None = None
+        self._early_result: tuple[bytes, list[Field] | HPACKError] | None = None
         self._texts: dict[bytes, bytes] = {}  # decoded strings by their Huffman code, of this connection only
 
-    def ahead(self, block: bytes) -> list[Field] | None:
+    def decode_early(self, block: bytes) -> list[Field] | None:
         """The fields of `block`; None: it is invalid, for which `decode` will raise an error."""
         try:
             return self._read(block)
         except HPACKError as error:
-            self._kept = block, error
+            self._early_result = block, error
             return None
 
-    def keep(self, block: bytes, fields: list[Field]) -> None:
-        """Keep what `ahead` returned for `decode`, as a block can be decoded only once."""
-        self._kept = block, fields
+    def store(self, block: bytes, fields: list[Field]) -> None:
+        """Store what `decode_early` returned for `decode`, as a block can be decoded only once."""
+        self._early_result = block, fields
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:
         """The fields of `data`, as bytes. HPACKError: it is invalid."""
-        kept, self._kept = self._kept, None
-        if kept is None or kept[0] != data:
+        decoded, self._early_result = self._early_result, None
+        if decoded is None or decoded[0] != data:
             return self._read(data)
-        if isinstance(kept[1], HPACKError):
-            raise kept[1]
-        return [field if isinstance(field, HeaderTuple) else HeaderTuple(*field) for field in kept[1]]
+        if isinstance(decoded[1], HPACKError):
+            raise decoded[1]
+        return [field if isinstance(field, HeaderTuple) else HeaderTuple(*field) for field in decoded[1]]
 
     def _read(self, data: bytes) -> list[Field]:
         try:
@@ -127,7 +127,7 @@ class QuickDecoder(Decoder):
         return fields
 
     def _fields(self, data: bytes) -> list[Field]:
-        table, fields, left = self.header_table, list[Field](), self.max_header_list_size
+        table, fields, remaining = self.header_table, list[Field](), self.max_header_list_size
         position, size = 0, len(data)
         while position < size:
             first = data[position]
@@ -152,8 +152,8 @@ class QuickDecoder(Decoder):
                 elif first & 0x10:
                     field = NeverIndexedHeaderTuple(name, value)
             fields.append(field)
-            left -= len(field[0]) + len(field[1]) + ENTRY_BYTES
-            if left < 0:
+            remaining -= len(field[0]) + len(field[1]) + ENTRY_BYTES
+            if remaining < 0:
                 message = f"A header list larger than {self.max_header_list_size} has been received"
                 raise OversizedHeaderListError(message)
         return fields
@@ -172,8 +172,8 @@ class QuickDecoder(Decoder):
         found = self._texts.get(text)
         if found is None:
             found = bytes(decode_huffman(text))
-            if len(text) <= REMEMBERED_BYTES:
-                if len(self._texts) >= MOST_REMEMBERED:
+            if len(text) <= CACHED_FIELD_BYTES:
+                if len(self._texts) >= MAX_CACHED:
                     self._texts.clear()
                 self._texts[text] = found
         return found

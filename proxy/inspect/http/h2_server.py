@@ -11,9 +11,9 @@ from hyperframe.frame import GoAwayFrame
 
 from proxy.inspect.http import h2_wire, timing
 from proxy.inspect.http.exchange import Exchange
-from proxy.inspect.http.faults import Fault, HttpError, told
+from proxy.inspect.http.faults import Fault, HttpError, report_of
 from proxy.inspect.http.front import Owner
-from proxy.inspect.http.h2_end import ALIKE, H2End
+from proxy.inspect.http.h2_end import COMMON_HANDLERS, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
 from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.h2_wire import Codes
@@ -22,9 +22,8 @@ from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
 
 _ERRORS = h2.errors.ErrorCodes
 _NO_BODY = (204, 304)
-STOP_S = (
-    0.5  # from an early response to the reset that stops the upload: curl loses a response that arrives with a reset
-)
+# from an early response to the reset that stops the upload: curl loses a response that arrives with a reset
+STOP_S = 0.5
 
 
 class H2Server(H2End["ServerStream"]):
@@ -63,9 +62,9 @@ class H2Server(H2End["ServerStream"]):
             self._end(h2_wire.fault_of(error))
         self.link.touch()
 
-    def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
+    def _head_received(self, number: int, fields: Headers, is_complete: bool) -> None:
         """Open a stream for a request."""
-        if self._is_going:
+        if self._is_going_away:
             self._refuse(number, _ERRORS.REFUSED_STREAM)
             return
         try:
@@ -80,9 +79,9 @@ class H2Server(H2End["ServerStream"]):
 
     def _record(self, head: RequestHead, error: HttpError) -> None:
         """Record a request that could not be parsed."""
-        exchange = Exchange(self.owner, _Nobody(), head)
+        exchange = Exchange(self.owner, _NullResponder(), head)
         exchange.client_ended = True
-        exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
+        exchange.refuse(error.fault, error.detail, by=report_of(error.fault).by)
 
     def _complete(self, number: int) -> None:
         """Handle the end of a stream's request."""
@@ -93,7 +92,7 @@ class H2Server(H2End["ServerStream"]):
 
     def _reset(self, event: events.StreamReset) -> None:
         if not event.remote_reset:
-            self._guard.was_reset(self._now())
+            self._guard.count_reset(self._now())
         stream = self.streams.get(event.stream_id or 0)
         if stream is not None:
             self.sender.drop(stream.out)
@@ -107,13 +106,13 @@ class H2Server(H2End["ServerStream"]):
         if self.sender.pump(stream.out):
             stream.exchange.client_ready()
         if stream.out.is_over:
-            stream.exchange.took_all()
+            stream.exchange.all_sent()
 
-    def _went_away(self, _last: int, code: int) -> None:
+    def _goaway_received(self, _last: int, code: int) -> None:
         """Handle GOAWAY: the client opens no more streams; those in progress are completed."""
-        self._is_going = True
+        self._is_going_away = True
         if code != _ERRORS.NO_ERROR:
-            self.owner.at_fault(Fault.CLIENT_GONE)
+            self.owner.note_fault(Fault.CLIENT_GONE)
         if not self.streams:
             self._close()
 
@@ -129,21 +128,21 @@ class H2Server(H2End["ServerStream"]):
         for stream in list(self.streams.values()):
             stream.exchange.client_gone(Fault.CLIENT_GONE, detail)
             self.sender.drop(stream.out)
-        self._is_going = True
+        self._is_going_away = True
 
     def _end(self, error: HttpError) -> None:
         """Nothing more can be read: send GOAWAY with the reason, and close."""
         if not self.streams:
             self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
-        self.owner.at_fault(error.fault)
+        self.owner.note_fault(error.fault)
         for stream in list(self.streams.values()):
             stream.unacknowledged = 0  # no window is reopened any more
             stream.exchange.client_gone(error.fault, error.detail)
         if not self.is_over:
             self.is_over = True
-            calm = _ERRORS.PROTOCOL_ERROR if error.fault is Fault.BAD_FRAME else _ERRORS.ENHANCE_YOUR_CALM
+            code = _ERRORS.PROTOCOL_ERROR if error.fault is Fault.BAD_FRAME else _ERRORS.ENHANCE_YOUR_CALM
             self.link.flush()
-            self._go_away(calm, error.fault.encode())
+            self._go_away(code, error.fault.encode())
             self.link.end()
             self.owner.close_client(None, "client")
 
@@ -168,7 +167,7 @@ class H2Server(H2End["ServerStream"]):
         self.windows.ended(stream)
         self.idle_since = self.owner.session.now()
         if not self.streams:
-            if self._is_going:
+            if self._is_going_away:
                 self._close()
             else:
                 self.owner.wake(self.idle_since + self.owner.limits.idle_s)
@@ -205,9 +204,9 @@ class H2Server(H2End["ServerStream"]):
 
     def drain(self) -> None:
         """Send GOAWAY, and close after the last stream."""
-        if self._is_going or self.is_over:
+        if self._is_going_away or self.is_over:
             return
-        self._is_going = True
+        self._is_going_away = True
         self._go_away(_ERRORS.NO_ERROR)
         for stream in list(self.streams.values()):
             if stream.exchange.websocket is not None:
@@ -297,11 +296,11 @@ class ServerStream(Stream):
 
     def reset(self, fault: Fault) -> None:
         """Reset the stream."""
-        calm = fault in (Fault.SLOW_READ, Fault.SLOW_BODY)
+        is_too_slow = fault in (Fault.SLOW_READ, Fault.SLOW_BODY)
         if self.exchange.websocket is not None and fault is not Fault.RESPONSE_CUT:
             self.server.sender.end(self.out, [])  # behind the close frame
         if not self.out.is_over:
-            self.server.reset(self, _ERRORS.ENHANCE_YOUR_CALM if calm else _ERRORS.INTERNAL_ERROR)
+            self.server.reset(self, _ERRORS.ENHANCE_YOUR_CALM if is_too_slow else _ERRORS.INTERNAL_ERROR)
 
     def done(self) -> None:
         """The exchange is complete. If the client is still sending its request, stop it a moment later."""
@@ -311,7 +310,7 @@ class ServerStream(Stream):
         self.server.done(self)
 
 
-class _Nobody:
+class _NullResponder:
     """The client's side of a request that could not be parsed: the reset is the answer."""
 
     queued = 0
@@ -327,7 +326,7 @@ class _Nobody:
     def done(self) -> None: ...
 
 
-H2Server.handlers = ALIKE | {
+H2Server.handlers = COMMON_HANDLERS | {
     events.StreamReset: H2Server._reset,
     events.RemoteSettingsChanged: H2Server._settings,
 }

@@ -14,7 +14,17 @@ from proxy.inspect.http.messages import Headers
 class Stream(ABC):
     """One stream. Its window is reopened as the other side of its exchange takes the data."""
 
-    __slots__ = ("_acknowledge", "is_paused", "lent", "number", "out", "passed", "trailers", "unacknowledged", "wider")
+    __slots__ = (
+        "_acknowledge",
+        "borrowed",
+        "extra",
+        "is_paused",
+        "number",
+        "out",
+        "reopened",
+        "trailers",
+        "unacknowledged",
+    )
 
     def __init__(self, number: int, acknowledge: Callable[[int, int], None]) -> None:
         """`acknowledge(number, size)` reopens its window."""
@@ -23,16 +33,16 @@ class Stream(ABC):
         self.trailers: Headers = []
         self.is_paused = False
         self.unacknowledged = 0  # bytes received for which the window was not reopened
-        self.passed = 0  # bytes by which it was reopened at once; after each pause half of them count
-        self.wider = 0  # bytes by which it is wider than to begin with
-        self.lent = 0  # bytes of these that all connections share
+        self.reopened = 0  # bytes by which it was reopened at once; after each pause half of them count
+        self.extra = 0  # bytes by which it is wider than to begin with
+        self.borrowed = 0  # bytes of these from the shared budget
         self._acknowledge = acknowledge
 
     @abstractmethod
     def received(self, data: bytes) -> None:
         """Take a part of the body."""
 
-    def took(self, size: int) -> int:
+    def consumed(self, size: int) -> int:
         """Reopen the window by what was received, unless the other side is full. Returns by how many bytes."""
         self.unacknowledged += size
         size = self.unacknowledged
@@ -45,7 +55,7 @@ class Stream(ABC):
         """Keep the window shut."""
         if not self.is_paused:
             self.is_paused = True
-            self.passed //= 2  # so that it stays small where the other side is slower
+            self.reopened //= 2  # so that it stays small where the other side is slower
 
     def resume(self) -> None:
         """Reopen the window."""

@@ -12,29 +12,29 @@ from collections.abc import Callable
 from proxy.inspect.http.h2_stream import Stream
 from proxy.inspect.http.limits import Limits
 
-LEAST = 16 << 10  # bytes by which it is worth while to widen a window
+MIN_STEP = 16 << 10  # the least number of bytes by which a window is widened
 
 
-class Spare:
+class SharedBudget:
     """The bytes by which windows may still be widened, shared by all connections of this process."""
 
-    __slots__ = ("left",)
+    __slots__ = ("available",)
 
     def __init__(self, size: int) -> None:
-        self.left = size
+        self.available = size
 
 
-SHARED = Spare(128 << 20)
+SHARED = SharedBudget(128 << 20)
 
 
 class Windows:
     """Widens them. `widen(number, size)` returns whether the stream is still open.
 
-    Each connection has something to spare for its streams. Beyond that it takes from what all connections share, until
-    it is released: `at_end(function)` must call `function` when the session ends.
+    Each connection has a budget of its own for its streams. Beyond that it borrows from the shared one, until it is
+    released: `at_end(function)` must call `function` when the session ends.
     """
 
-    __slots__ = ("_at_end", "_first", "_most", "_shared", "_widen", "_will_release", "lent", "spare")
+    __slots__ = ("_at_end", "_first", "_is_release_registered", "_most", "_shared", "_widen", "borrowed", "spare")
 
     def __init__(
         self,
@@ -42,48 +42,48 @@ class Windows:
         most: int,
         widen: Callable[[int, int], bool],
         at_end: Callable[[Callable[[], None]], None] | None = None,
-        shared: Spare = SHARED,
+        shared: SharedBudget = SHARED,
     ) -> None:
-        """`most`: bytes of a window at most. Without `at_end` nothing is taken from the others."""
+        """`most`: bytes of a window at most. Without `at_end` nothing is borrowed."""
         self._first, self._most, self._widen = limits.window_bytes, most, widen
         self._at_end, self._shared = at_end, shared
         self.spare = limits.spare_window_bytes
-        self.lent = 0  # bytes taken from what is shared
-        self._will_release = False
+        self.borrowed = 0  # bytes borrowed from the shared budget
+        self._is_release_registered = False
 
-    def passed(self, stream: Stream, size: int) -> None:
+    def count(self, stream: Stream, size: int) -> None:
         """Count `size` bytes that were taken at once. When more has passed than the window holds, double it."""
-        stream.passed += size
-        window = self._first + stream.wider
-        if stream.passed <= window or window >= self._most:
+        stream.reopened += size
+        window = self._first + stream.extra
+        if stream.reopened <= window or window >= self._most:
             return
         wanted = min(window, self._most - window)
-        own, others = self.spare // 2, self._shared.left // 2 if self._at_end is not None else 0
+        own, others = self.spare // 2, self._shared.available // 2 if self._at_end is not None else 0
         more = min(wanted, max(own, others))
-        if more < LEAST or not self._widen(stream.number, more):
+        if more < MIN_STEP or not self._widen(stream.number, more):
             return
-        stream.wider += more
+        stream.extra += more
         if more <= own:
             self.spare -= more
             return
-        if not self._will_release and self._at_end is not None:
-            self._will_release = True
+        if not self._is_release_registered and self._at_end is not None:
+            self._is_release_registered = True
             self._at_end(self.release)
-        self._shared.left -= more
-        self.lent += more
-        stream.lent += more
+        self._shared.available -= more
+        self.borrowed += more
+        stream.borrowed += more
 
     def ended(self, stream: Stream) -> None:
-        """Take back what this stream had."""
-        self.spare += stream.wider - stream.lent
-        self._give_back(stream.lent)
-        stream.wider = stream.lent = 0
+        """Take back what this stream had been given."""
+        self.spare += stream.extra - stream.borrowed
+        self._return_shared(stream.borrowed)
+        stream.extra = stream.borrowed = 0
 
     def release(self) -> None:
-        """Give back what is shared: the session has ended."""
-        self._give_back(self.lent)
+        """Return everything borrowed: the session has ended."""
+        self._return_shared(self.borrowed)
 
-    def _give_back(self, size: int) -> None:
-        size = min(size, self.lent)  # nothing is left after `release`
-        self.lent -= size
-        self._shared.left += size
+    def _return_shared(self, size: int) -> None:
+        size = min(size, self.borrowed)  # nothing is left after `release`
+        self.borrowed -= size
+        self._shared.available += size

@@ -14,7 +14,7 @@ from hpack import NeverIndexedHeaderTuple
 from proxy.inspect.http import h2_data, h2_heads
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.h2_guard import END_STREAM, MAX_FRAME, FrameGuard
-from proxy.inspect.http.h2_hpack import QuickDecoder, QuickEncoder
+from proxy.inspect.http.h2_hpack import FastDecoder, FastEncoder
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
@@ -26,9 +26,8 @@ _BAD_VALUE = re.compile(rb"[\0\r\n]")
 _CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _SECRET = frozenset((b"authorization", b"proxy-authorization"))
 STREAM_HIGH_WATER, STREAM_LOW_WATER = 64 << 10, 32 << 10  # bytes queued for a window
-ACKNOWLEDGED_AT = (
-    16 << 10
-)  # bytes of a stream passed on, at which h2 is told; it reopens windows by 128 KiB at a time anyway
+# bytes of a stream passed on after which h2 is informed; it reopens windows by 128 KiB at a time anyway
+ACKNOWLEDGED_AT = 16 << 10
 
 Codes = h2.settings.SettingCodes
 
@@ -52,11 +51,11 @@ def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection
         values[Codes.ENABLE_PUSH] = 0
         del values[Codes.MAX_CONCURRENT_STREAMS]
     made.local_settings = h2.settings.Settings(client=is_client, initial_values=values)
-    made.encoder = QuickEncoder()
-    made.decoder = QuickDecoder(limits.header_bytes)
+    made.encoder = FastEncoder()
+    made.decoder = FastDecoder(limits.header_bytes)
     made.max_inbound_frame_size = MAX_FRAME
     made.initiate_connection()
-    # never the limit: it opens as data arrives, h2 says so by halves, and the windows of streams bound what is held
+    # never the limit: it reopens as data arrives, by halves; the windows of streams bound what is held
     made.increment_flow_control_window(limits.streams * limits.window_bytes + 2 * limits.upload_window_bytes - 65_535)
     return made
 
@@ -154,10 +153,10 @@ class Sender:
             made.send_headers(number, fields, end_stream=is_last)
             self._link.touch()
         else:
-            self.beside(frames)
+            self.write_frames(frames)
         stream.is_over = is_last
 
-    def beside(self, frames: bytes) -> None:
+    def write_frames(self, frames: bytes) -> None:
         """Send frames of a fast path, after what h2 has to send."""
         link = self._link
         if waiting := self._h2.data_to_send():
@@ -167,13 +166,13 @@ class Sender:
     def acknowledge(self, number: int, size: int) -> None:
         """Reopen the window of a stream, if it is still open, or of the connection (0), by `size` bytes."""
         if frames := h2_data.acknowledge(self._h2, number, size):
-            self.beside(frames)
+            self.write_frames(frames)
 
     def widen(self, number: int, size: int) -> bool:
         """Widen the window of a stream by `size` bytes. Returns whether it is still open."""
         frame = h2_data.widen(self._h2, number, size)
         if frame:
-            self.beside(frame)
+            self.write_frames(frame)
         return bool(frame)
 
     def _end(self, stream: Outgoing) -> None:
@@ -185,7 +184,7 @@ class Sender:
             self._h2.send_headers(stream.number, fields, end_stream=True)
         else:
             h2_data.spend(self._h2, stream.number, 0, is_last=True)
-            self.beside(h2_data.header(stream.number, 0, END_STREAM))
+            self.write_frames(h2_data.header(stream.number, 0, END_STREAM))
 
     def drop(self, stream: Outgoing) -> None:
         """Discard the queue of a stream."""
@@ -223,7 +222,7 @@ def read_request(fields: Headers, limits: Limits, scheme: bytes, *, is_complete:
         elif name not in _CONNECTION:
             kept.append((bytes(name), bytes(value)))
             if _BAD_VALUE.search(value):
-                raise HttpError(Fault.BAD_REQUEST, "a field's value with a line end")
+                raise HttpError(Fault.BAD_REQUEST, "a field value with a line break")
     if len(kept) > limits.header_fields:
         raise HttpError(Fault.TOO_MANY_HEADERS, f"{len(kept)} header fields, {limits.header_fields} are allowed")
     is_tunnel = head.method == b"CONNECT"
@@ -273,7 +272,7 @@ def read_response(fields: Headers, limits: Limits) -> ResponseHead:
             head.via.append(value)
         elif name not in _CONNECTION:
             if _BAD_VALUE.search(value):
-                raise HttpError(Fault.ORIGIN_PROTOCOL, "a field's value with a line end")
+                raise HttpError(Fault.ORIGIN_PROTOCOL, "a field value with a line break")
             head.headers.append((bytes(name), bytes(value)))
     if len(head.headers) > limits.header_fields:
         raise HttpError(Fault.RESPONSE_HEADERS_TOO_LARGE, f"{len(head.headers)} header fields in a response")

@@ -24,9 +24,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     window_bytes: int = 64 << 10  # of a stream, to begin with
     wide_window_bytes: int = 2 << 20  # of a response at most, while its client keeps up
     upload_window_bytes: int = 16 << 20  # of an upload, while its origin keeps up: more than kernels queue
-    spare_window_bytes: int = (
-        4 << 20
-    )  # by which the windows of a connection may be wider, beside what all of them share
+    spare_window_bytes: int = 4 << 20  # by which a connection may widen its windows, besides the shared budget
     origin_connections: int = 6  # of one conversation to one HTTP/1.1 origin
     waiting: int = 200  # requests that wait for such a connection
     message_bytes: int = 64 << 20  # of an inflated WebSocket message, if a hook reads it

@@ -38,21 +38,21 @@ class OriginPool:
         limits: Limits,
         links: Links,
         *,
-        lost: Callable[[], None] = lambda: None,
-        upgrades: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
+        on_upgrades: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
         self._target = target
         self._limits = limits
         self._links = links
-        self._lost = lost  # called when the last connection is gone
-        self._upgrades = upgrades  # called when WebSockets over HTTP/2 turn out to be supported
-        self._plain: OriginPool | None = None  # of HTTP/1.1, for upgrades that the origin's HTTP/2 does not support
+        self._on_lost = on_lost  # called when the last connection is gone
+        self._on_upgrades = on_upgrades  # called when WebSockets over HTTP/2 turn out to be supported
+        self._http1: OriginPool | None = None  # of HTTP/1.1, for upgrades that the origin's HTTP/2 does not support
         self._idle: list[H1Client] = []
         self._busy: set[H1Client] = set()
         self._multiplexed: H2Client | None = None
         self._dialling = 0
-        self._most = limits.origin_connections
+        self._max_connections = limits.origin_connections
         self._waiting: list[Exchange] = []
         self.speaks_h2 = False
 
@@ -60,12 +60,12 @@ class OriginPool:
         """Add an existing connection."""
         return self._began(stream, h2=h2)
 
-    def take(self, exchange: Exchange) -> None:
+    def submit(self, exchange: Exchange) -> None:
         """Send the exchange's request, now or when a connection is free."""
         multiplexed = self._multiplexed
         if multiplexed is not None and exchange.request.protocol is not None and not multiplexed.takes_upgrades:
             if multiplexed.is_settled:
-                self._without_h2().take(exchange)
+                self._http1_pool().submit(exchange)
             else:
                 exchange.wait()
                 self._waiting.append(exchange)
@@ -83,26 +83,26 @@ class OriginPool:
             self._dial()
 
     def _dial(self) -> None:
-        if self._multiplexed is not None or len(self._busy) + self._dialling >= self._most:
+        if self._multiplexed is not None or len(self._busy) + self._dialling >= self._max_connections:
             return
         if self.speaks_h2 and self._dialling:
             return
         self._dialling += 1
         target = self._target
-        late = _Late(self._links)
+        receiver = _DeferredReceiver(self._links)
         self._session.dial(
             target.host,
             target.port,
             server_name=target.server_name,
             alpn=target.alpn,
-            receiver=late,
-            then=lambda answer: self._dialled(answer, late),
+            receiver=receiver,
+            then=lambda answer: self._dialled(answer, receiver),
         )
 
-    def _dialled(self, answer: Stream | ProxyError, late: _Late) -> None:
+    def _dialled(self, answer: Stream | ProxyError, receiver: _DeferredReceiver) -> None:
         self._dialling -= 1
         if isinstance(answer, ProxyError) and self._busy:
-            self._most = len(self._busy)  # the origin accepts no more: requests wait for the existing ones
+            self._max_connections = len(self._busy)  # the origin accepts no more: requests wait for the existing ones
         elif isinstance(answer, ProxyError):
             fault = fault_of(answer)
             waiting, self._waiting = self._waiting, []
@@ -110,7 +110,7 @@ class OriginPool:
                 exchange.origin_failed(fault, str(answer), by="origin")
         else:
             is_h2 = answer.tls.alpn == "h2" if answer.tls is not None else self._target.alpn == ("h2",)
-            late.target = self._began(answer, h2=is_h2)
+            receiver.target = self._began(answer, h2=is_h2)
             self._serve()
         self._links.settle()
 
@@ -130,32 +130,32 @@ class OriginPool:
                 return
             exchange = self._waiting.pop(0)
             if not exchange.is_done:
-                self.take(exchange)
+                self.submit(exchange)
 
-    def _without_h2(self) -> OriginPool:
+    def _http1_pool(self) -> OriginPool:
         """The same origin by HTTP/1.1, for WebSockets that its HTTP/2 does not support."""
-        if self._plain is None:
+        if self._http1 is None:
             target = self._target
             plain = Target(target.host, target.port, target.server_name, ("http/1.1",))
-            self._plain = OriginPool(self._session, plain, self._limits, self._links)
-        return self._plain
+            self._http1 = OriginPool(self._session, plain, self._limits, self._links)
+        return self._http1
 
-    def again(self, exchange: Exchange) -> None:
+    def retry(self, exchange: Exchange) -> None:
         """Repeat a request that the origin has refused unprocessed."""
-        exchange.repeat()
-        self.take(exchange)
+        exchange.retried()
+        self.submit(exchange)
 
-    def free(self, connection: H1Client) -> None:
+    def release(self, connection: H1Client) -> None:
         """`connection` can take another request."""
         self._busy.discard(connection)
         self._idle.append(connection)
         self._serve()
 
-    def has_room(self) -> None:
+    def room_available(self) -> None:
         """The multiplexed connection takes more streams, or its settings have arrived."""
         if self._multiplexed is not None and self._multiplexed.takes_upgrades:
-            upgrades, self._upgrades = self._upgrades, lambda: None
-            upgrades()
+            on_upgrades, self._on_upgrades = self._on_upgrades, lambda: None
+            on_upgrades()
         self._serve()
 
     def lost(self, connection: Connection) -> None:
@@ -166,14 +166,14 @@ class OriginPool:
             self._busy.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
-        self._most = self._limits.origin_connections
+        self._max_connections = self._limits.origin_connections
         if self._waiting:
             self._dial()
         elif not self._busy and not self._idle and self._multiplexed is None and not self._dialling:
-            self._lost()
+            self._on_lost()
 
 
-class _Late:
+class _DeferredReceiver:
     """The receiver of a dialled stream, until and after its connection object exists."""
 
     __slots__ = ("_links", "target")

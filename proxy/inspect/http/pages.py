@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from http import HTTPStatus
 
-from proxy.inspect.http.faults import Fault, told
+from proxy.inspect.http.faults import Fault, report_of
 from proxy.inspect.http.limits import Identity
 from proxy.inspect.http.messages import ResponseHead
-from proxy.inspect.http.rules import changed
+from proxy.inspect.http.rules import apply_changes
 from proxy.verdict import HttpAnswer, HttpEffects
 
 _PAGE = """<!doctype html>
@@ -19,7 +19,7 @@ _PAGE = """<!doctype html>
 
 def refusal(fault: Fault, detail: str, effects: HttpEffects | None, identity: Identity) -> tuple[ResponseHead, bytes]:
     """The response for `fault`. A denial may define status and page; a status other than 4xx or 5xx becomes 403."""
-    why = told(fault)
+    why = report_of(fault)
     status, text = why.status, detail
     if fault is Fault.DENIED and effects is not None:
         if effects.status is not None and 400 <= effects.status <= 599:
@@ -52,7 +52,7 @@ def redirect(effects: HttpEffects) -> tuple[ResponseHead, bytes]:
 def answer(given: HttpAnswer) -> tuple[ResponseHead, bytes]:
     """A response that a hook returned."""
     head = ResponseHead(given.status)
-    head.headers = changed([], given.headers)
+    head.headers = apply_changes([], given.headers)
     head.length = len(given.body)
     return head, given.body
 

@@ -10,7 +10,7 @@ from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket
 from proxy.verdict import Decision, HeaderChange, HttpEffects
 
-TOLD_AFTER_S = 1.0
+OPEN_RECORD_AFTER_S = 1.0
 
 
 class Progress:
@@ -18,7 +18,6 @@ class Progress:
 
     __slots__ = (
         "_switched",
-        "checked",
         "client_ended",
         "decisions",
         "detail",
@@ -27,34 +26,35 @@ class Progress:
         "fault",
         "fault_by",
         "first_byte",
+        "is_abandoned",
         "is_client_full",
         "is_complete",
         "is_done",
-        "is_left",
         "is_origin_full",
         "is_received",
-        "is_repeated",
+        "is_retried",
         "is_waiting",
         "judges_response",
-        "moved",
+        "last_active",
         "number",
         "origin_address",
         "origin_ended",
         "origin_version",
         "outcome",
+        "pace_sample",
         "reads",
+        "record_at",
         "request",
         "request_bytes",
         "request_reader",
+        "request_sent",
         "requester",
         "responder",
         "response",
         "response_bytes",
         "response_changes",
         "response_reader",
-        "sent",
         "started",
-        "tell_at",
         "websocket",
     )
 
@@ -66,20 +66,20 @@ class Progress:
         self.started = now
         self.response: ResponseHead | None = None
         self.first_byte: float | None = None
-        self.sent: float | None = None  # when the request was complete
-        self.tell_at = self.started + TOLD_AFTER_S  # when to record it while it is open
-        self.moved = self.started  # when data last arrived
+        self.request_sent: float | None = None  # when the request was complete
+        self.record_at = self.started + OPEN_RECORD_AFTER_S  # when to record it while it is open
+        self.last_active = self.started  # when data last arrived
         self.request_bytes = self.response_bytes = 0
         self.reads: set[str] = set()  # bodies to show to a hook: `request`, `response`
         self.request_reader: BodyReader | None = None
         self.response_reader: BodyReader | None = None
         self.is_client_full = self.is_origin_full = False
-        self.checked = (self.started, 0, 0)  # the last look at the client's pace (`timing`): time and byte counts
+        self.pace_sample = (self.started, 0, 0)  # the last check of the client's pace (`timing`): time and byte counts
         self.is_waiting = False  # for a connection to an origin, or for a hook's answer
         self.is_received = False  # the whole response has arrived, though a hook may still hold it
         self.client_ended = self.origin_ended = self.is_done = False
         self.is_complete = False  # all that remains is queued for the client
-        self.is_left = False  # by its client: all that remains is queued for the origin
+        self.is_abandoned = False  # by its client: all that remains is queued for the origin
         self.origin_address: tuple[str, int] | None = None  # set by policy in place of the session's own
         self.effects: HttpEffects | None = None  # of the last verdict
         self.response_changes: tuple[HeaderChange, ...] = ()  # by policies and hooks together
@@ -92,7 +92,7 @@ class Progress:
         self.websocket: WebSocket | None = None
         self.origin_version: Version | None = None
         self.ended_first: By | None = None  # the side that ended an upgraded connection first
-        self.is_repeated = False  # it was refused unprocessed once, and sent again
+        self.is_retried = False  # it was refused unprocessed once, and sent again
         self._switched = False
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 from proxy.flow.request import RequestRecord
-from proxy.inspect.http.faults import told
+from proxy.inspect.http.faults import report_of
 from proxy.inspect.http.messages import first, host_and_port
 from proxy.inspect.http.progress import Progress
 from proxy.inspect.http.rules import media_type
 from proxy.session.facts import FlowFacts
 
-MOST_PATH, MOST_AGENT = 8_192, 512  # recorded characters of values that may be 64 KiB long
+MAX_PATH, MAX_AGENT = 8_192, 512  # recorded characters of values that may be 64 KiB long
 
 
 def record_of(exchange: Progress, flow: FlowFacts, now: float, *, is_open: bool = False) -> RequestRecord:
@@ -35,7 +35,7 @@ def record_of(exchange: Progress, flow: FlowFacts, now: float, *, is_open: bool 
         scheme=request.scheme.decode("latin-1"),
         host=host,
         port=port,
-        path=request.path[:MOST_PATH].decode("latin-1"),
+        path=request.path[:MAX_PATH].decode("latin-1"),
         client_version=request.version,
         origin_version=exchange.origin_version,
         origin=None if exchange.origin_address is None else "{}:{}".format(*exchange.origin_address),
@@ -47,11 +47,11 @@ def record_of(exchange: Progress, flow: FlowFacts, now: float, *, is_open: bool 
         response_body_bytes=exchange.response_bytes,
         request_type=media_type(request.headers),
         response_type=None if response is None else media_type(response.headers),
-        user_agent=None if agent is None else agent[:MOST_AGENT].decode("latin-1"),
+        user_agent=None if agent is None else agent[:MAX_AGENT].decode("latin-1"),
         verdict=exchange.outcome,
         decisions=exchange.decisions,
         fault=exchange.fault,
-        error=None if exchange.fault is None else told(exchange.fault).error,
+        error=None if exchange.fault is None else report_of(exchange.fault).error,
         detail=exchange.detail,
         fault_by=exchange.fault_by,
     )

@@ -84,7 +84,7 @@ _FACTS: dict[str, Callable[[Facts], Any]] = {
 }
 
 
-def changed(headers: Headers, changes: Sequence[HeaderChange]) -> Headers:
+def apply_changes(headers: Headers, changes: Sequence[HeaderChange]) -> Headers:
     """`headers` after `changes`; a change with an invalid name or value is ignored."""
     for change in changes:
         if not _TOKEN.fullmatch(change.name):

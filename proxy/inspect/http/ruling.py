@@ -14,7 +14,7 @@ from proxy.inspect.stream import SessionView
 from proxy.verdict import Decision, Ruling, Verdict, deny
 
 
-class Ruled(Progress):
+class VerdictHandling(Progress):
     """The part of an exchange that is about verdicts."""
 
     __slots__ = ()
@@ -41,7 +41,7 @@ class Ruled(Progress):
         ruling = self._ruling(session)
         if ruling is not None and ruling.limits:
             self.wait()
-            session.count(ruling.limits, lambda over: self._counted(ruling, over, then))
+            session.count(ruling.limits, lambda denial: self._limits_checked(ruling, denial, then))
         elif self._follow(ruling):
             then()
 
@@ -58,13 +58,13 @@ class Ruled(Progress):
         self.decisions += ruling.decisions
         return self._obey(ruling.verdict)
 
-    def _counted(self, ruling: Ruling, over: Ruling | None, then: Callable[[], None]) -> None:
+    def _limits_checked(self, ruling: Ruling, denial: Ruling | None, then: Callable[[], None]) -> None:
         if self.is_done:
             return
-        if over is not None:  # decisions before the rule with this limit remain
-            whose = over.decisions[0].policy, over.decisions[0].rule
-            before = takewhile(lambda each: (each.policy, each.rule) != whose, ruling.decisions)
-            ruling = Ruling(over.verdict, [*before, *over.decisions])
+        if denial is not None:  # decisions before the rule with this limit remain
+            denied_by = denial.decisions[0].policy, denial.decisions[0].rule
+            before = takewhile(lambda each: (each.policy, each.rule) != denied_by, ruling.decisions)
+            ruling = Ruling(denial.verdict, [*before, *denial.decisions])
         if self._follow(ruling):
             then()
         self.settle()
@@ -97,7 +97,7 @@ class Ruled(Progress):
             self.answer(*(pages.redirect(effects) if effects.answer is None else pages.answer(effects.answer)))
             return False
         if effects is not None and effects.request_headers and self.response is None:
-            self.request.headers = rules.changed(self.request.headers, effects.request_headers)
+            self.request.headers = rules.apply_changes(self.request.headers, effects.request_headers)
         if verdict.origin is not None and self.requester is None:
             self.origin_address = verdict.origin
             self.outcome = "redirected"

@@ -18,7 +18,7 @@ class Responder(Protocol):
 
     @property
     def is_behind(self) -> bool:
-        """Whether written data waits for a window; `Exchange.took_all` is called once it no longer does."""
+        """Whether written data waits for a window; `Exchange.all_sent` is called once it no longer does."""
         ...
 
     def inform(self, head: ResponseHead) -> None:
@@ -64,7 +64,7 @@ class Requester(Protocol):
 
     @property
     def is_behind(self) -> bool:
-        """Whether written data waits for a window; `Exchange.took_all` is called once it no longer does."""
+        """Whether written data waits for a window; `Exchange.all_sent` is called once it no longer does."""
         ...
 
     def data(self, data: bytes) -> None:

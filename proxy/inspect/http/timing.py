@@ -9,24 +9,24 @@ from proxy.inspect.http.limits import Limits
 
 def due(exchange: Exchange, limits: Limits) -> float:
     """When to call `expire`, on the session's clock."""
-    if _is_watched(exchange):
-        return exchange.checked[0] + limits.body_s
-    if exchange.response is None and exchange.sent is not None:
-        return exchange.sent + limits.response_s
-    return exchange.moved + limits.stream_s
+    if _waits_for_client(exchange):
+        return exchange.pace_sample[0] + limits.body_s
+    if exchange.response is None and exchange.request_sent is not None:
+        return exchange.request_sent + limits.response_s
+    return exchange.last_active + limits.stream_s
 
 
 def expire(exchange: Exchange, now: float, limits: Limits) -> bool:
     """End the exchange if it has exceeded a limit. Returns whether it had."""
-    look = _pace if _is_watched(exchange) else _silence
-    fault = look(exchange, now, limits)
+    check = _check_pace if _waits_for_client(exchange) else _check_silence
+    fault = check(exchange, now, limits)
     if fault is None:
         return False
     exchange.refuse(fault[0], fault[1])
     return True
 
 
-def _is_watched(exchange: Exchange) -> bool:
+def _waits_for_client(exchange: Exchange) -> bool:
     """Whether it waits for its client: for the rest of a body of known length, or to take the response.
 
     A request of unknown length may be a stream, which may pause.
@@ -37,29 +37,29 @@ def _is_watched(exchange: Exchange) -> bool:
     return exchange.is_client_full or (sends and exchange.requester is not None)
 
 
-def _silence(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] | None:
-    if exchange.response is None and exchange.sent is not None:
-        if now - exchange.sent < limits.response_s:
+def _check_silence(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] | None:
+    if exchange.response is None and exchange.request_sent is not None:
+        if now - exchange.request_sent < limits.response_s:
             return None
         return Fault.RESPONSE_TIMEOUT, f"no response within {limits.response_s:g} s"
-    if now - exchange.moved < limits.stream_s:
+    if now - exchange.last_active < limits.stream_s:
         return None
     return Fault.RESPONSE_TIMEOUT, f"nothing moved for {limits.stream_s:g} s"
 
 
-def _pace(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] | None:
-    since, sent, left = exchange.checked
+def _check_pace(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] | None:
+    since, bytes_before, queued_before = exchange.pace_sample
     if now - since < limits.body_s:
         return None
     is_origins = exchange.is_complete and not exchange.responder.is_behind and exchange.requester is not None
     queued = exchange.requester.queued if is_origins and exchange.requester is not None else exchange.responder.queued
-    exchange.checked = (now, exchange.request_bytes, queued)
-    enough = limits.body_rate * (now - since)
+    exchange.pace_sample = (now, exchange.request_bytes, queued)
+    required = limits.body_rate * (now - since)
     if exchange.is_client_full or exchange.is_complete:
-        # the queue has filled since the last look: the client has not been slow for long
-        is_slow = left > 0 and left - queued < enough and exchange.moved <= since
+        # the queue has filled since the last check: the client has not been slow for long
+        is_slow = queued_before > 0 and queued_before - queued < required and exchange.last_active <= since
         if is_slow and is_origins:
             return Fault.RESPONSE_TIMEOUT, f"the origin took fewer than {limits.body_rate} bytes/s"
         return (Fault.SLOW_READ, f"the client took fewer than {limits.body_rate} bytes/s") if is_slow else None
-    is_slow = exchange.request_bytes - sent < enough
-    return (Fault.SLOW_BODY, f"the body came at fewer than {limits.body_rate} bytes/s") if is_slow else None
+    is_slow = exchange.request_bytes - bytes_before < required
+    return (Fault.SLOW_BODY, f"the client sent fewer than {limits.body_rate} bytes/s") if is_slow else None

@@ -35,7 +35,7 @@ class Carrier(Protocol):
         """Send bytes to the origin."""
         ...
 
-    def broken_off(self, fault: Fault, detail: str, by: By) -> None:
+    def upgrade_failed(self, fault: Fault, detail: str, by: By) -> None:
         """End the connection because of a fault."""
         ...
 
@@ -47,7 +47,7 @@ class Carrier(Protocol):
         """Resume that side, if the other side can take more."""
         ...
 
-    def websocket_read(self, *, from_client: bool) -> None:
+    def websocket_ended(self, *, from_client: bool) -> None:
         """That side has ended, and everything that it sent before was forwarded."""
         ...
 
@@ -62,7 +62,7 @@ def accept_of(key: bytes) -> bytes:
 
 
 def is_websocket(request: RequestHead) -> bool:
-    """Whether the request asks for a WebSocket."""
+    """Whether the request opens a WebSocket."""
     return request.protocol is not None and request.protocol.lower() == b"websocket"
 
 
@@ -109,7 +109,7 @@ class WebSocket:
             self._carrier.hold_body(from_client=from_client)  # again, as a side that takes more data resumes the other
         problem = direction.frames.feed(data)
         if problem is not None:
-            self._break(problem, from_client)
+            self._fail(problem, from_client)
         elif direction.messages is None:
             self._send(data, from_client)
         else:
@@ -124,7 +124,7 @@ class WebSocket:
 
     @property
     def is_read(self) -> bool:
-        """Whether no hook has more to see of a side that has ended."""
+        """Whether hooks have seen everything of a side that has ended."""
         return not (self.client.has_ended or self.origin.has_ended)
 
     def stop(self) -> None:
@@ -142,7 +142,7 @@ class WebSocket:
             direction.held += data
             found = reader.feed(data)
             if reader.problem is not None:
-                self._break(reader.problem, from_client)
+                self._fail(reader.problem, from_client)
             elif found:
                 self._ask(direction, from_client, found[0])
             elif is_complete:
@@ -161,7 +161,7 @@ class WebSocket:
         if verdict is not None and verdict.is_denial:
             is_failure, reason = verdict.ending == "proxy_error", verdict.reason or "denied"
             self._end(INTERNAL_ERROR if is_failure else POLICY, reason)
-            self._carrier.broken_off(Fault.HOOK_FAILED if is_failure else Fault.DENIED, reason, "proxy")
+            self._carrier.upgrade_failed(Fault.HOOK_FAILED if is_failure else Fault.DENIED, reason, "proxy")
         else:
             direction.is_asking = False
             self._release(direction, from_client)
@@ -169,7 +169,7 @@ class WebSocket:
             self._read(direction, from_client)
             if direction.has_ended and not direction.is_asking:
                 direction.has_ended = False
-                self._carrier.websocket_read(from_client=from_client)
+                self._carrier.websocket_ended(from_client=from_client)
         self._carrier.settle()
 
     def _release(self, direction: _Direction, from_client: bool) -> None:
@@ -183,19 +183,19 @@ class WebSocket:
         else:
             self._carrier.to_client(data)
 
-    def _break(self, problem: tuple[Fault, str], from_client: bool) -> None:
+    def _fail(self, problem: tuple[Fault, str], from_client: bool) -> None:
         self._end(_CODES.get(problem[0], PROTOCOL_ERROR), problem[1])
-        self._carrier.broken_off(problem[0], problem[1], "client" if from_client else "origin")
+        self._carrier.upgrade_failed(problem[0], problem[1], "client" if from_client else "origin")
 
     def _end(self, code: int, reason: str) -> None:
         was_asking = [direction.is_asking for direction in (self.client, self.origin)]
         self.stop()
         for is_asking, from_client in zip(was_asking, (True, False), strict=True):
             if is_asking:
-                self._carrier.release_body(from_client=from_client)  # its end is still to be read
-        if self.origin.frames.is_between:
+                self._carrier.release_body(from_client=from_client)  # so that its end can be read
+        if self.origin.frames.is_at_boundary:
             self._carrier.to_client(close_frame(code, reason, is_masked=False))
-        if self.client.frames.is_between:
+        if self.client.frames.is_at_boundary:
             self._carrier.to_origin(close_frame(code, reason, is_masked=True))
 
     def drain(self) -> None:
@@ -206,7 +206,7 @@ class WebSocket:
             self._end(GOING_AWAY, "the proxy ends")
             for was_ended, from_client in zip(has_ended, (True, False), strict=True):
                 if was_ended:
-                    self._carrier.websocket_read(from_client=from_client)
+                    self._carrier.websocket_ended(from_client=from_client)
 
 
 class _Direction:
@@ -219,9 +219,8 @@ class _Direction:
         self.messages: MessageReader | None = None
         self.is_broken = self.is_asking = False
         self.has_ended = False  # while the hook is asked
-        self.waiting: list[
-            tuple[bytes, bool]
-        ] = []  # unread while the hook is asked, each with whether a message ends with it
+        # unread while the hook is asked, each with whether it completes a message
+        self.waiting: list[tuple[bytes, bool]] = []
         self.held = bytearray()  # read, but not yet allowed
 
     def add(self, data: bytes) -> None:

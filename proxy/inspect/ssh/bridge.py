@@ -15,21 +15,21 @@ from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
 from proxy.inspect.ssh import origin
 from proxy.inspect.ssh.algorithms import KEX, connection_options
-from proxy.inspect.ssh.channels import Front, Through
+from proxy.inspect.ssh.channels import ForwardedChannel, Front
 from proxy.inspect.ssh.client import Server
 from proxy.inspect.ssh.connections import ClientConnection, ServerConnection, start
 from proxy.inspect.ssh.endings import Outcome, how_client_ended, how_origin_ended
-from proxy.inspect.ssh.exchange import LentKey
 from proxy.inspect.ssh.forwarding import Forwarding
-from proxy.inspect.ssh.question import Login
-from proxy.inspect.ssh.ruling import Ruled
+from proxy.inspect.ssh.hook_arguments import Login
+from proxy.inspect.ssh.key_exchange import RemoteKey
+from proxy.inspect.ssh.ruling import ChannelState
 from proxy.inspect.ssh.session_channels import SessionChannels
 from proxy.inspect.ssh.text import printable
 from proxy.inspect.ssh.view import SSHView
 from proxy.verdict import Verdict
 
 DISCONNECT = asyncssh.DISC_BY_APPLICATION
-TAIL_S = 30.0  # for the client to take the last output of an origin that is lost
+DELIVERY_S = 30.0  # for the client to take the last output of an origin that is lost
 
 
 class Bridge:
@@ -54,13 +54,13 @@ class Bridge:
         """Run the session from the client's banner to the end of both connections."""
         serving = asyncio.ensure_future(start(ServerConnection, self, client_sock, self._server_options()))
         try:
-            await self._until(serving)
+            await self._wait_authenticated(serving)
             if self._outcome is None and await self._may_log_in() and await self._has_credentials():
                 await self._reach_origin(origin_sock)
             await self._over.wait()
         except asyncio.CancelledError:
             self._end("admin_killed", "proxy")
-            self._tell_client("the session was ended")
+            self._disconnect_client("the session was ended")
             raise
         finally:
             self._closing = asyncio.ensure_future(self._close(serving, client_sock, origin_sock))
@@ -83,21 +83,21 @@ class Bridge:
         self._idle.clear()
 
     def _finish_draining(self, reason: str) -> None:
-        self._tell_client(reason)
+        self._disconnect_client(reason)
         self._end("drain", "proxy")
 
     # Events of the connections.
 
-    def client_met(self, conn: Any) -> None:
+    def client_connected(self, conn: Any) -> None:
         self.client = conn
 
     def client_lost(self, error: Exception | None) -> None:
         self._end(*how_client_ended(error, self._authenticated.is_set()))
 
-    def wants_to_be(self, user: str) -> None:
+    def user_requested(self, user: str) -> None:
         self.user = user
 
-    def proved(self, identity: str, method: str) -> None:
+    def identified(self, identity: str, method: str) -> None:
         self.identity, self.method = identity, method
 
     async def authenticated(self) -> None:
@@ -110,7 +110,7 @@ class Bridge:
             with contextlib.suppress(OSError):  # the client is already authenticated
                 self.client.send_auth_banner(text, language)
 
-    def agent_is_there(self) -> None:
+    def agent_available(self) -> None:
         self.has_agent = True
         self._agent.set()
 
@@ -119,10 +119,10 @@ class Bridge:
     def session_front(self) -> Awaitable[Front]:
         return self._sessions.front()
 
-    def forward(self, host: str, port: int, orig_host: str, orig_port: int) -> Awaitable[Through]:
+    def forward(self, host: str, port: int, orig_host: str, orig_port: int) -> Awaitable[ForwardedChannel]:
         return self._forwarding.tcp(host, port, orig_host, orig_port)
 
-    def forward_unix(self, path: str) -> Awaitable[Through]:
+    def forward_unix(self, path: str) -> Awaitable[ForwardedChannel]:
         return self._forwarding.unix(path)
 
     def listen(self, host: str, port: int) -> Awaitable[Any]:
@@ -131,10 +131,10 @@ class Bridge:
     def listen_unix(self, path: str) -> Awaitable[Any]:
         return self._forwarding.listen_unix(path)
 
-    def agent_wanted(self) -> Awaitable[Through]:
+    def open_agent(self) -> Awaitable[ForwardedChannel]:
         return self._forwarding.agent()
 
-    def x11_wanted(self, host: str, port: int) -> Awaitable[Through]:
+    def open_x11(self, host: str, port: int) -> Awaitable[ForwardedChannel]:
         return self._forwarding.x11(host, port)
 
     # For channels.
@@ -144,16 +144,16 @@ class Bridge:
         """The principals of the certificate presented to the origin."""
         return [] if self.origin is None else self.origin.principals
 
-    def ruled(self) -> Ruled:
-        return Ruled(self, f"{self.view.flow.id}.{next(self._numbers)}")
+    def new_channel(self) -> ChannelState:
+        return ChannelState(self, f"{self.view.flow.id}.{next(self._numbers)}")
 
-    async def reached(self) -> ClientConnection:
+    async def origin_connection(self) -> ClientConnection:
         try:
             return await asyncio.shield(self._origin)
         except asyncio.CancelledError:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the origin is not reached") from None
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the origin is not connected") from None
 
-    def take_place(self) -> None:
+    def reserve_channel(self) -> None:
         most = self.view.rules.max_channels
         if self._is_draining or self._open >= most:
             why = "the proxy is about to stop" if self._is_draining else f"{most} channels are open already"
@@ -161,7 +161,7 @@ class Bridge:
         self._open += 1
         self._idle.clear()
 
-    def leave_place(self) -> None:
+    def release_channel(self) -> None:
         self._open -= 1
         if self._open == 0:
             self._idle.set()
@@ -182,7 +182,7 @@ class Bridge:
 
     def _server_options(self) -> asyncssh.SSHServerConnectionOptions:
         rules = self.view.rules
-        key = LentKey(rules.host_key, lambda data, algorithm: self.view.sign("host", data, algorithm))
+        key = RemoteKey(rules.host_key, lambda data, algorithm: self.view.sign("host", data, algorithm))
         return asyncssh.SSHServerConnectionOptions(
             **connection_options(rules, KEX),
             server_factory=lambda: Server(self),
@@ -192,7 +192,7 @@ class Bridge:
             server_version="oxy",
         )
 
-    async def _until(self, serving: asyncio.Future[Any]) -> None:
+    async def _wait_authenticated(self, serving: asyncio.Future[Any]) -> None:
         """Wait until the client is authenticated, or has failed."""
         waits = [asyncio.ensure_future(each.wait()) for each in (self._authenticated, self._over)]
         try:
@@ -213,61 +213,61 @@ class Bridge:
         if not isinstance(reason, str):
             return True
         self._end("denied", "proxy", reason)
-        self._tell_client(f"denied: {reason}")
+        self._disconnect_client(f"denied: {reason}")
         return False
 
     async def _has_credentials(self) -> bool:
         """Obtain the credentials for the origin. Returns whether the session continues."""
         if self.view.rules.onward == "agent":
-            await self._first(self._agent.wait())
+            await self._unless_over(self._agent.wait())
         return self._outcome is None
 
-    async def _first(self, work: Awaitable[Any]) -> asyncio.Future[Any] | None:
+    async def _unless_over(self, work: Awaitable[Any]) -> asyncio.Future[Any] | None:
         """Wait for `work` and return it; None if the session ends first."""
-        doing, over = asyncio.ensure_future(work), asyncio.ensure_future(self._over.wait())
+        task, over = asyncio.ensure_future(work), asyncio.ensure_future(self._over.wait())
         try:
-            await asyncio.wait([doing, over], return_when=asyncio.FIRST_COMPLETED)
-            return doing if doing.done() else None
+            await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+            return task if task.done() else None
         finally:
             over.cancel()
-            if not doing.done():
-                doing.cancel()
-                await asyncio.gather(doing, return_exceptions=True)
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def _reach_origin(self, sock: socket.socket) -> None:
-        reaching = await self._first(origin.connect(self, sock, self.user, self.identity, self.client))
-        if reaching is None:
+        connecting = await self._unless_over(origin.connect(self, sock, self.user, self.identity, self.client))
+        if connecting is None:
             return
         try:
-            conn = self.origin = reaching.result()
+            conn = self.origin = connecting.result()
         except ProxyError as error:
             self._refuse(str(error), "origin" if error.side == "origin" else "proxy")
             return
         self._origin.set_result(conn)
-        self._losing = asyncio.ensure_future(self._lose(conn))
+        self._origin_watch = asyncio.ensure_future(self._watch_origin(conn))
 
     def _refuse(self, reason: str, by: ClosedBy) -> None:
         """End the session without an origin; the user sees the reason."""
         self._end("origin_protocol_error" if by == "origin" else "denied", by, reason)
-        self._tell_client(reason)
+        self._disconnect_client(reason)
 
-    async def _lose(self, conn: ClientConnection) -> None:
+    async def _watch_origin(self, conn: ClientConnection) -> None:
         """The origin is lost: deliver its last output before the client's connection ends."""
         await conn.wait_closed()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TAIL_S):
-                await self._empty()
+            async with asyncio.timeout(DELIVERY_S):
+                await self._wait_until_idle()
         if self._outcome is None:
             self._end(*how_origin_ended(conn.lost))
-            self._tell_client("the origin has closed the connection", asyncssh.DISC_CONNECTION_LOST)
+            self._disconnect_client("the origin has closed the connection", asyncssh.DISC_CONNECTION_LOST)
 
-    async def _empty(self) -> None:
+    async def _wait_until_idle(self) -> None:
         """Wait until no channel is open, or the session has ended."""
         if self._open:
             self._idle.clear()
-            await self._first(self._idle.wait())
+            await self._unless_over(self._idle.wait())
 
-    def _tell_client(self, reason: str, code: int = DISCONNECT) -> None:
+    def _disconnect_client(self, reason: str, code: int = DISCONNECT) -> None:
         if self.client is not None:
             self.client.disconnect(code, printable(reason, 500))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import asyncssh
 
-from proxy.inspect.ssh.held import hold_in_pieces, keep_eof
+from proxy.inspect.ssh.channel_buffers import hold_in_pieces, keep_eof
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 DENIED_STATUS = 126  # a shell's status for a command that it may not execute
@@ -25,7 +25,7 @@ class Tap(Protocol):
         """The data to forward in place of `data`."""
         ...
 
-    def from_errors(self, data: bytes) -> None:
+    def from_stderr(self, data: bytes) -> None:
         """Observe what the program writes to its standard error."""
         ...
 
@@ -45,7 +45,7 @@ class Display(NamedTuple):
     is_single: bool  # for one connection only
 
 
-class Tied:
+class PairedChannel:
     """One channel of a pair: what arrives here is written to `peer`, the channel on the other side."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Tied:
         hold_in_pieces(chan)
         keep_eof(chan)
 
-    def tie(self, peer: Tied) -> None:
+    def pair_with(self, peer: PairedChannel) -> None:
         """Pair this channel with `peer`."""
         self.peer, peer.peer = peer.chan, self.chan
         for each in (self, peer):
@@ -77,15 +77,15 @@ class Tied:
         if datatype:
             self.received_stderr += len(data)
             if self.tap is not None and isinstance(self, Back):
-                self.tap.from_errors(data)
+                self.tap.from_stderr(data)
         else:
             self.received += len(data)
             if self.tap is not None:
-                data = self._tapped(data)
+                data = self._apply_tap(data)
         if data and self.peer is not None and not self.peer.is_closing():
             self.peer.write(data, datatype)
 
-    def _tapped(self, data: bytes) -> bytes:
+    def _apply_tap(self, data: bytes) -> bytes:
         return data
 
     def eof_received(self) -> bool:
@@ -122,7 +122,7 @@ class Tied:
         self.end()
 
     def end(self) -> None:
-        """Nothing more comes here: neither does it at the other end."""
+        """Nothing more arrives here: close the other end."""
         if self.chan is not None and self.chan.eof_waits:
             self.eof_received()
         if self.peer is not None:
@@ -133,7 +133,7 @@ Request = Callable[["Front", "bytes | None", "str | None"], Awaitable["str | Non
 Permit = Callable[["Front", "str"], Awaitable[bool]]
 
 
-class Front(Tied, asyncssh.SSHServerSession[bytes]):
+class Front(PairedChannel, asyncssh.SSHServerSession[bytes]):
     """A session channel of the client."""
 
     def __init__(self, request: Request, permit: Permit, ended: Callable[[Exception | None], None]) -> None:
@@ -141,12 +141,12 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         the origin may use the client's `auth-agent` or `x11`."""
         super().__init__()
         self._request, self._permit, self._ended = request, permit, ended
-        self._back: Tied | None = None
+        self._back: PairedChannel | None = None
         self.forwards_agent = False
         self.display: Display | None = None
         self.typed: Callable[[bytes], None] | None = None  # reads input before it goes to the origin
         self.early = b""  # input that arrived before the origin's channel was open
-        self.has_ended = False  # and that nothing follows it
+        self.has_ended = False  # no input follows it
 
     def requested(self, command: bytes | None, subsystem: str | None) -> Awaitable[str | None]:
         """Make the same request at the origin."""
@@ -177,7 +177,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
                 self.typed(b"")
         return super().eof_received()
 
-    def _tapped(self, data: bytes) -> bytes:
+    def _apply_tap(self, data: bytes) -> bytes:
         assert self.tap is not None
         return self.tap.from_client(data)
 
@@ -187,8 +187,8 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
             self.typed(b"")
         self._ended(error)
 
-    def tie(self, peer: Tied) -> None:
-        super().tie(peer)
+    def pair_with(self, peer: PairedChannel) -> None:
+        super().pair_with(peer)
         self._back = peer
 
     @property
@@ -201,7 +201,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         """Whether nothing may be written to the origin's channel."""
         return self._back is not None and self._back.is_held
 
-    def leave(self) -> None:
+    def close_origin(self) -> None:
         """The client has closed its channel: close the origin's, but wait for the exit status."""
         self.end()
 
@@ -224,7 +224,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         return True
 
 
-class Back(Tied, asyncssh.SSHClientSession[bytes]):
+class Back(PairedChannel, asyncssh.SSHClientSession[bytes]):
     """The origin's channel of a `Front`. The exit status is forwarded after all output."""
 
     def __init__(self) -> None:
@@ -232,7 +232,7 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
         self.status: int | None = None
         self.signal: tuple[str, bool, str, str] | None = None
 
-    def _tapped(self, data: bytes) -> bytes:
+    def _apply_tap(self, data: bytes) -> bytes:
         assert self.tap is not None
         return self.tap.from_origin(data)
 
@@ -243,7 +243,7 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
         self.signal = signal, core_dumped, msg, lang
 
     def connection_lost(self, error: Exception | None) -> None:
-        for data, datatype in self._left_over():
+        for data, datatype in self._undelivered():
             self.data_received(data, datatype)
         if self.peer is not None:
             if self.chan.eof_waits:
@@ -254,33 +254,34 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
                 self.peer.exit(self.status)
         super().connection_lost(error)
 
-    def _left_over(self) -> list[tuple[bytes, int | None]]:
+    def _undelivered(self) -> list[tuple[bytes, int | None]]:
         """The output that was queued for the client when the origin ended the connection."""
         return [] if self.chan is None else list(self.chan._recv_buf)
 
 
-class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
+class ForwardedChannel(PairedChannel, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
     """One end of a forwarded connection. If the other end is open first, it is not read until this one is open."""
 
-    began: Callable[[bytes], bool] | None = None  # observes the first data; returns False when it has seen enough
+    # observes the first data; returns whether it needs more
+    observe_start: Callable[[bytes], bool] | None = None
 
     def __init__(self, ended: Callable[[Exception | None], None] = lambda error: None) -> None:
         super().__init__()
         self.ended = ended
-        self.peer_end: Through | None = None
+        self.peer_end: ForwardedChannel | None = None
 
     def connection_made(self, chan: Any) -> None:
         super().connection_made(chan)
         if (other := self.peer_end) is not None:
-            self.tie(other)
+            self.pair_with(other)
             if other.is_lost:
                 chan.close()
             elif not self._holds:
                 other.chan.resume_reading()
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        if self.began is not None and not self.began(data):
-            self.began = None
+        if self.observe_start is not None and not self.observe_start(data):
+            self.observe_start = None
         super().data_received(data, datatype)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -3,8 +3,8 @@
 asyncssh writes to its transport without limit: a peer that opens a large window and reads nothing, or never completes a
 key exchange, would make the proxy buffer everything that the other side sends.
 
-This module, `exchange` and `server_channel` use undocumented names of asyncssh (`tests/inspect/ssh/test_asyncssh.py`
-lists them).
+This module, `key_exchange` and `server_channel` use undocumented names of asyncssh, which
+`tests/inspect/ssh/test_asyncssh.py` lists.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_IGNORE, MSG_KEXINIT, MSG_
 from asyncssh.logging import SSHLogger
 from asyncssh.packet import Boolean
 
-from proxy.inspect.ssh.bridging import Bridging
-from proxy.inspect.ssh.channels import Tied
-from proxy.inspect.ssh.exchange import Exchange
-from proxy.inspect.ssh.held import in_turn
+from proxy.inspect.ssh.channel_buffers import write_order
+from proxy.inspect.ssh.channels import PairedChannel
+from proxy.inspect.ssh.contexts import ConnectionContext
+from proxy.inspect.ssh.key_exchange import KeyExchange
 
 HIGH_WATER = 128 << 10  # bytes queued for a socket above which the other side is not read; the same as sshd
-MOST_IN_KERNEL = 128 << 10  # unsent bytes in the kernel, which delay the echo of a keystroke
+MAX_IN_KERNEL = 128 << 10  # unsent bytes in the kernel, which delay the echo of a keystroke
 READ_BYTES = 64 << 10  # per read: the amount to decrypt and encrypt before other sessions have their turn
-MOST_SAID = 64 << 10  # bytes of one write
-MOST_UNSENT = 16 << 20  # bytes of answers that a peer does not read
-MOST_UNREAD = 1 << 20  # bytes that wait until a packet has been handled
-MOST_REQUESTS = 128  # requests that wait for an answer
+MAX_WRITE = 64 << 10  # bytes of one write
+MAX_UNSENT = 16 << 20  # bytes of answers that a peer does not read
+MAX_UNREAD = 1 << 20  # bytes that wait until a packet has been handled
+MAX_REQUESTS = 128  # requests that wait for an answer
 EXCHANGE_S = 60.0
 NO_SSH = b"Invalid SSH identification string.\r\n"  # sshd's message
 
 
-class Quiet(SSHLogger):
+class QuietLogger(SSHLogger):
     """A logger that formats nothing: asyncssh formats names and lengths even if they are not logged."""
 
     def log(self, level: int, msg: object, *arguments: Any, **more: Any) -> None:
@@ -46,23 +46,24 @@ class Quiet(SSHLogger):
             super().log(level, msg, *arguments, **more)
 
 
-class Bounded(SSHConnection):
+class BoundedConnection(SSHConnection):
     """A connection that stops its channels while nothing can be sent."""
 
-    bridge: Bridging
+    bridge: ConnectionContext
     exchange_s = EXCHANGE_S
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._logger = Quiet(self._logger._logger, context=self._logger._context)
+        self._logger = QuietLogger(self._logger._logger, context=self._logger._context)
         self._holds: set[str] = set()
         self._exchange_timer: asyncio.TimerHandle | None = None
-        self._is_slowed = False
-        self._said: list[bytes] = []  # not yet written to the socket
-        self._said_size = 0
-        self._next: Tied | None = None  # the channel whose turn to write is next
+        self._is_reading_paused = False
+        self._outgoing: list[bytes] = []  # not yet written to the socket
+        self._outgoing_size = 0
+        self._next: PairedChannel | None = None  # the channel whose turn to write is next
         self._requests = self._answers = 0  # global requests: received, and answered
-        self._behind: deque[tuple[int, asyncio.Event]] = deque()  # waiters, by the number of answers they wait for
+        # by the number of answers they wait for
+        self._request_waiters: deque[tuple[int, asyncio.Event]] = deque()
 
     @property
     def is_full(self) -> bool:
@@ -75,19 +76,19 @@ class Bounded(SSHConnection):
             transport.set_write_buffer_limits(high=HIGH_WATER)
             with contextlib.suppress(OSError):  # not a TCP socket
                 sock = transport.get_extra_info("socket")
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_IN_KERNEL)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_IN_KERNEL)
         if hasattr(transport, "max_size"):  # an attribute of asyncio's socket transports; 256 KiB by default
             transport.max_size = READ_BYTES
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         super().data_received(data, datatype)
-        if len(self._inpbuf) > MOST_UNREAD and self._transport is not None and not self._is_slowed:
-            self._is_slowed = True
+        if len(self._inpbuf) > MAX_UNREAD and self._transport is not None and not self._is_reading_paused:
+            self._is_reading_paused = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """asyncssh aborts the transport in the loop's next turn. True: asyncio does not close it in this one, where it
-        may send what is left, be done with it, and then stumble over the abort."""
+        may send what is left, finish, and then fail on the abort."""
         super().eof_received()
         return True
 
@@ -99,8 +100,8 @@ class Bounded(SSHConnection):
 
     def _finish_recv_packet(self, *arguments: Any, **more: Any) -> None:
         super()._finish_recv_packet(*arguments, **more)
-        if self._is_slowed and len(self._inpbuf) <= MOST_UNREAD and self._transport is not None:
-            self._is_slowed = False
+        if self._is_reading_paused and len(self._inpbuf) <= MAX_UNREAD and self._transport is not None:
+            self._is_reading_paused = False
             self._transport.resume_reading()
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
@@ -117,24 +118,24 @@ class Bounded(SSHConnection):
     def _send(self, data: bytes) -> None:
         """Batch the packets of one iteration of the event loop: a system call costs as much as encrypting several
         packets, and wakes the peer (docs/performance-notes.md)."""
-        self._said.append(data)
-        self._said_size += len(data)
-        if self._said_size >= MOST_SAID:
-            self._say()
-        elif len(self._said) == 1:
-            self._loop.call_soon(self._say)
+        self._outgoing.append(data)
+        self._outgoing_size += len(data)
+        if self._outgoing_size >= MAX_WRITE:
+            self._flush_outgoing()
+        elif len(self._outgoing) == 1:
+            self._loop.call_soon(self._flush_outgoing)
 
-    def _say(self) -> None:
-        if not self._said:
+    def _flush_outgoing(self) -> None:
+        if not self._outgoing:
             return
-        data = self._said[0] if len(self._said) == 1 else b"".join(self._said)
-        self._said, self._said_size = [], 0
+        data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
+        self._outgoing, self._outgoing_size = [], 0
         super()._send(data)
         transport = self._transport
         if "socket" not in self._holds or transport is None:
             return
-        if transport.get_write_buffer_size() > MOST_UNSENT:
-            self._force_close(asyncssh.ProtocolError("it does not read what it is sent"))
+        if transport.get_write_buffer_size() > MAX_UNSENT:
+            self._force_close(asyncssh.ProtocolError("the peer does not read what it is sent"))
 
     def _send_kexinit(self) -> None:
         super()._send_kexinit()
@@ -148,7 +149,7 @@ class Bounded(SSHConnection):
         self._release("exchange")
 
     def _process_global_request(self, kind: int, number: int, packet: Any) -> None:
-        if len(self._global_request_queue) >= MOST_REQUESTS:
+        if len(self._global_request_queue) >= MAX_REQUESTS:
             raise asyncssh.ProtocolError("too many requests at once")
         self._requests += 1
         super()._process_global_request(kind, number, packet)
@@ -156,8 +157,8 @@ class Bounded(SSHConnection):
     def _report_global_response(self, result: bool | bytes) -> None:
         self._answers += 1
         super()._report_global_response(result)
-        while self._behind and self._behind[0][0] <= self._answers:
-            self._behind.popleft()[1].set()
+        while self._request_waiters and self._request_waiters[0][0] <= self._answers:
+            self._request_waiters.popleft()[1].set()
 
     async def earlier_requests(self) -> None:
         """Wait until all earlier requests have been answered.
@@ -167,7 +168,7 @@ class Bounded(SSHConnection):
         """
         if self._answers < self._requests:
             answered = asyncio.Event()
-            self._behind.append((self._requests, answered))
+            self._request_waiters.append((self._requests, answered))
             await answered.wait()
 
     def _exchange_expired(self) -> None:
@@ -182,13 +183,13 @@ class Bounded(SSHConnection):
         self._force_close(None)
 
     def _force_close(self, exc: Exception | None) -> None:
-        self._say()
+        self._flush_outgoing()
         super()._force_close(exc)
 
     def _cleanup(self, exc: Exception | None) -> None:
         self._forget_timer()
-        while self._behind:
-            self._behind.popleft()[1].set()
+        while self._request_waiters:
+            self._request_waiters.popleft()[1].set()
         super()._cleanup(exc)
 
     def _forget_timer(self) -> None:
@@ -198,7 +199,7 @@ class Bounded(SSHConnection):
 
     def _hold(self, why: str) -> None:
         self._holds.add(why)
-        for session in self._tied():
+        for session in self._paired_channels():
             session.hold("connection")
 
     def _release(self, why: str) -> None:
@@ -206,16 +207,16 @@ class Bounded(SSHConnection):
         next round. If all were released at once, each would write its whole queue.
         """
         self._holds.discard(why)
-        sessions = in_turn(self._tied(), self._next)
+        sessions = write_order(self._paired_channels(), self._next)
         for at, session in enumerate(sessions):
             if self._holds:
                 self._next = sessions[at]
                 return
             session.release("connection")
 
-    def _tied(self) -> list[Tied]:
+    def _paired_channels(self) -> list[PairedChannel]:
         sessions: list[Any] = [each._session for each in self._channels.values()]
-        return [each for each in sessions if isinstance(each, Tied)]
+        return [each for each in sessions if isinstance(each, PairedChannel)]
 
     # The table of handlers contains functions, so overridden methods must be entered again.
     _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
@@ -226,7 +227,7 @@ class Bounded(SSHConnection):
     }
 
 
-class ServerConnection(Bounded, asyncssh.SSHServerConnection):
+class ServerConnection(BoundedConnection, asyncssh.SSHServerConnection):
     """The connection to the client."""
 
     certificate: Any = None  # the certificate being validated
@@ -248,7 +249,7 @@ class ServerConnection(Bounded, asyncssh.SSHServerConnection):
     async def _process_kexinit(self, kind: int, number: int, packet: Any) -> None:
         await super()._process_kexinit(kind, number, packet)
         if self._kex is not None:
-            self._kex = Exchange(self._kex, self)  # type: ignore[assignment]
+            self._kex = KeyExchange(self._kex, self)  # type: ignore[assignment]
 
     async def _validate_openssh_certificate(self, username: str, cert: Any) -> Any:
         self.certificate = cert  # `SSHServer.validate_ca_key` gets only its signer
@@ -260,7 +261,7 @@ class ServerConnection(Bounded, asyncssh.SSHServerConnection):
         return chan, await chan.open(session_factory)
 
 
-class ClientConnection(Bounded, asyncssh.SSHClientConnection):
+class ClientConnection(BoundedConnection, asyncssh.SSHClientConnection):
     """The connection to the origin, which may open channels to the client's agent and display."""
 
     lost: Exception | None = None  # why it ended
@@ -288,12 +289,12 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
         await super().send_userauth_request(method, *args, key=key, trivial=trivial)
 
     async def _process_success(self, kind: int, number: int, packet: Any) -> None:
-        """Let who has asked go on before anything else is read: the first connection to a port that the origin listens
-        at may come right behind the answer, and asyncssh refuses it unless the port is known by then."""
+        """Resume the requester before anything else is read: the first connection to a port on which the origin listens
+        may follow the answer immediately, and asyncssh refuses it unless the port is known by then."""
         self._process_global_response(kind, number, packet)
         await asyncio.sleep(0)
 
-    def will_forward_agent(self, wanted: bool) -> None:
+    def set_agent_forwarding(self, wanted: bool) -> None:
         """Set whether the next session channel requests agent forwarding."""
         self._agent_forward_path = "the client's" if wanted else None
 
@@ -309,14 +310,14 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
         packet.check_end()
         chan = self.create_x11_channel()
         chan.set_inbound_peer_names(host, port)
-        return chan, self.bridge.x11_wanted(host, port)
+        return chan, self.bridge.open_x11(host, port)
 
     def _process_auth_agent_at_openssh_dot_com_open(self, packet: Any) -> tuple[Any, Awaitable[Any]]:
         packet.check_end()
-        return self.create_unix_channel(), self.bridge.agent_wanted()
+        return self.create_unix_channel(), self.bridge.open_agent()
 
     _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
-        **Bounded._packet_handlers,
+        **BoundedConnection._packet_handlers,
         MSG_REQUEST_SUCCESS: lambda self, *packet: self._process_success(*packet),
     }
 
@@ -324,7 +325,7 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
 Connection = TypeVar("Connection", ServerConnection, ClientConnection)
 
 
-async def start(kind: type[Connection], bridge: Bridging, sock: socket.socket, options: Any) -> Connection:
+async def start(kind: type[Connection], bridge: ConnectionContext, sock: socket.socket, options: Any) -> Connection:
     """Start a connection and wait until its user is authenticated. Takes over `sock`. asyncssh.Error, OSError."""
     loop = asyncio.get_running_loop()
     options.waiter = loop.create_future()
@@ -335,12 +336,12 @@ async def start(kind: type[Connection], bridge: Bridging, sock: socket.socket, o
         return conn
 
     _, conn = await loop.create_connection(made, sock=sock)
-    is_let_in = False
+    is_authenticated = False
     try:
         await options.waiter
-        is_let_in = True
+        is_authenticated = True
         return conn
     finally:
-        if not is_let_in:
+        if not is_authenticated:
             conn.abort()
             await conn.wait_closed()  # asyncio must release the socket before its owner closes it

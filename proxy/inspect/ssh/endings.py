@@ -22,25 +22,25 @@ WRONG_MAC = "a packet with a wrong MAC"
 LOGIN_TIMEOUT = "Login timeout expired"  # asyncssh's message
 
 
-def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
+def how_client_ended(error: Exception | None, is_authenticated: bool) -> Outcome:
     """The outcome when the client's connection was lost because of `error`."""
     if isinstance(error, asyncssh.MACError):
         return Outcome("client_protocol_error", "client", WRONG_MAC)
-    if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName) and not is_let_in:
+    if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName) and not is_authenticated:
         return Outcome("denied", "proxy", printable(error.reason))
     if isinstance(error, asyncssh.ConnectionLost):
         if error.reason == LOGIN_TIMEOUT:
-            return Outcome("client_idle_timeout", "client", "it did not log in in time")
+            return Outcome("client_idle_timeout", "client", "it did not log in within the time limit")
         if "keepalive" in error.reason:
-            return Outcome("client_idle_timeout", "client", "it answers no more")
-        return Outcome("client_closed", "client", None if is_let_in else "it left before it had logged in")
+            return Outcome("client_idle_timeout", "client", "it no longer answers")
+        return Outcome("client_closed", "client", None if is_authenticated else "it disconnected before logging in")
     if isinstance(error, asyncssh.DisconnectError) and not _is_peers(error):
         return Outcome("client_protocol_error", "client", printable(error.reason))
     if isinstance(error, OSError):
         return Outcome("client_reset", "client")
     if error is not None and not isinstance(error, asyncssh.Error):  # asyncssh failed on malformed input
         return Outcome("client_protocol_error", "client", f"it does not speak SSH ({type(error).__name__})")
-    return Outcome("client_closed", "client", None if is_let_in else "it left before it had logged in")
+    return Outcome("client_closed", "client", None if is_authenticated else "it disconnected before logging in")
 
 
 def how_origin_ended(error: Exception | None) -> Outcome:
@@ -51,7 +51,9 @@ def how_origin_ended(error: Exception | None) -> Outcome:
         return Outcome("origin_reset", "origin")
     if isinstance(error, asyncssh.ConnectionLost):
         late = "keepalive" in error.reason
-        return Outcome("origin_timeout" if late else "origin_closed", "origin", "it answers no more" if late else None)
+        return Outcome(
+            "origin_timeout" if late else "origin_closed", "origin", "it no longer answers" if late else None
+        )
     if isinstance(error, asyncssh.DisconnectError) and not _is_peers(error):
         return Outcome("origin_protocol_error", "origin", printable(error.reason))
     if error is not None and not isinstance(error, asyncssh.Error):

@@ -13,16 +13,16 @@ import asyncssh
 
 from proxy.errors import ProxyError
 from proxy.inspect.ssh.algorithms import HOST_KEYS, KEX_OF_ORIGINS, connection_options
-from proxy.inspect.ssh.bridging import Bridging
 from proxy.inspect.ssh.connections import ClientConnection, start
-from proxy.inspect.ssh.exchange import LentKey
+from proxy.inspect.ssh.contexts import ConnectionContext
+from proxy.inspect.ssh.key_exchange import RemoteKey
 from proxy.inspect.ssh.text import printable
 from proxy.inspect.ssh.view import SSHView
 
 CERTIFIED = "-cert-v01@openssh.com"
 
 
-class Known(NamedTuple):
+class KnownKeys(NamedTuple):
     """The known host keys of an origin."""
 
     keys: Sequence[asyncssh.SSHKey]
@@ -40,7 +40,7 @@ class Known(NamedTuple):
 class Client(asyncssh.SSHClient):
     """asyncssh's callbacks for the origin."""
 
-    def __init__(self, bridge: Bridging, known: Known) -> None:
+    def __init__(self, bridge: ConnectionContext, known: KnownKeys) -> None:
         self._bridge, self._known = bridge, known
         self._conn: Any = None
 
@@ -61,7 +61,9 @@ class Client(asyncssh.SSHClient):
         return hashlib.sha256(key.public_data).digest() in self._known.digests
 
 
-async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: str, agent: Any) -> ClientConnection:
+async def connect(
+    bridge: ConnectionContext, sock: socket.socket, user: str, identity: str, agent: Any
+) -> ClientConnection:
     """Log in at the origin as `user`. ProxyError: it is not possible; the message is for the user.
 
     `agent`: the client's connection, if its agent authenticates at the origin.
@@ -98,12 +100,12 @@ async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: st
         except asyncssh.KeyExchangeFailed as error:
             raise ProxyError(f"no algorithms in common with {where}: {error.reason}", side="origin") from error
         except (asyncssh.Error, OSError, ValueError) as error:
-            raise ProxyError(f"{where}: {_words(error)}", side="origin") from error
+            raise ProxyError(f"{where}: {_error_text(error)}", side="origin") from error
         conn.principals = list(named)
         return conn
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, asyncssh.Error):
         return printable(error.reason)
     if isinstance(error, OSError):
@@ -117,13 +119,13 @@ def _hosts(text: str) -> asyncssh.SSHKnownHosts:
     return asyncssh.import_known_hosts(text)
 
 
-async def _known(view: SSHView) -> Known:
+async def _known(view: SSHView) -> KnownKeys:
     flow, rules = view.flow, view.rules
     hosts = _hosts(rules.known_hosts)
     keys, authorities, *_ = asyncssh.match_known_hosts(hosts, flow.dst, flow.dst, flow.dst_port)
     if rules.sshfp and not keys and not authorities:
-        return Known(keys, authorities, frozenset(await view.fingerprints()))
-    return Known(keys, authorities)
+        return KnownKeys(keys, authorities, frozenset(await view.fingerprints()))
+    return KnownKeys(keys, authorities)
 
 
 async def _credentials(
@@ -139,7 +141,7 @@ async def _credentials(
     if rules.onward == "key":
         if rules.onward_key is None:
             raise ProxyError("no key is configured")
-        return [LentKey(rules.onward_key, lambda data, algorithm: view.sign("onward", data, algorithm))], ()
+        return [RemoteKey(rules.onward_key, lambda data, algorithm: view.sign("onward", data, algorithm))], ()
     key = asyncssh.generate_private_key("ssh-ed25519")  # for this session only
     signed: Any = asyncssh.import_certificate(await view.certificate(key.export_public_key().decode(), user, identity))
     return [*asyncssh.load_keypairs([(key, signed)])], signed.principals

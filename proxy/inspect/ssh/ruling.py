@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.flow.ssh import ChannelRecord, FileRecord
-from proxy.inspect.ssh.channels import Back, Tap, Tied
-from proxy.inspect.ssh.question import ChannelRequest, ExecRequest
+from proxy.inspect.ssh.channels import Back, PairedChannel, Tap
+from proxy.inspect.ssh.hook_arguments import ChannelRequest, ExecRequest
 from proxy.inspect.ssh.text import printable
 from proxy.inspect.ssh.transfers import Transfer, transfer_of
 from proxy.verdict import Decision, Verdict
@@ -40,7 +40,7 @@ class Owner(Protocol):
     def origin(self) -> asyncssh.SSHClientConnection | None: ...
 
 
-class Ruled:
+class ChannelState:
     """One channel, from its request to its record."""
 
     def __init__(self, owner: Owner, channel_id: str) -> None:
@@ -53,7 +53,7 @@ class Ruled:
         self.protocol: str | None = None  # detected in a forwarded connection
         self.terminal: str | None = None
         self.tap: Tap | None = None
-        self.back: Tied | None = None
+        self.back: PairedChannel | None = None
         self.error: str | None = None
         self.reason = ""
         self.recording: str | None = None
@@ -95,7 +95,7 @@ class Ruled:
                             time=time.time_ns(), operation=operation, path=path, **more)  # fmt: skip
         self.owner.view.record(record)
 
-    def end(self, front: Tied | None) -> None:
+    def end(self, front: PairedChannel | None) -> None:
         """Record the channel at its end, if anything was requested in it."""
         self.is_over = True
         if self.tap is not None:
@@ -109,7 +109,7 @@ class Ruled:
         """Record the channel while it is open, for whoever lists open ones."""
         self.owner.view.record(self._record(None, is_open=True))
 
-    def _record(self, front: Tied | None, *, is_open: bool) -> ChannelRecord:
+    def _record(self, front: PairedChannel | None, *, is_open: bool) -> ChannelRecord:
         owner, back = self.owner, self.back
         flow = owner.view.flow
         clean = isinstance(back, Back)
@@ -147,63 +147,63 @@ class Ruled:
         )
 
 
-async def rule(ruled: Ruled) -> None:
+async def decide(state: ChannelState) -> None:
     """Decide about a channel. Raises Denied."""
     try:
-        _by_settings(ruled)
-        _by_policy(ruled)
-        is_session = ruled.kind in ("exec", "subsystem", "shell")
-        target = None if ruled.host is None else (ruled.host, ruled.port or 0)
-        channel = ChannelRequest(ruled.owner.user, "session" if is_session else ruled.kind, target)
-        await _by_hook(ruled, "ssh_channel", channel)
+        _by_settings(state)
+        _by_policy(state)
+        is_session = state.kind in ("exec", "subsystem", "shell")
+        target = None if state.host is None else (state.host, state.port or 0)
+        channel = ChannelRequest(state.owner.user, "session" if is_session else state.kind, target)
+        await _by_hook(state, "ssh_channel", channel)
         if is_session:
-            await _by_hook(ruled, "ssh_exec", ExecRequest(channel, ruled.kind, ruled.command or ruled.subsystem or ""))
+            await _by_hook(state, "ssh_exec", ExecRequest(channel, state.kind, state.command or state.subsystem or ""))
     except Denied as denied:
-        ruled.is_denied = True
-        ruled.error = str(denied)
+        state.is_denied = True
+        state.error = str(denied)
         raise
 
 
-def _by_settings(ruled: Ruled) -> None:
-    rules = ruled.owner.view.rules
+def _by_settings(state: ChannelState) -> None:
+    rules = state.owner.view.rules
     why = None
-    if ruled.kind in ("direct-tcpip", "direct-streamlocal") and not rules.local_forwarding:
+    if state.kind in ("direct-tcpip", "direct-streamlocal") and not rules.local_forwarding:
         why = "port forwarding is off"
-    elif ruled.kind in ("tcpip-forward", "streamlocal-forward") and not rules.remote_forwarding:
+    elif state.kind in ("tcpip-forward", "streamlocal-forward") and not rules.remote_forwarding:
         why = "remote port forwarding is off"
-    elif ruled.kind == "auth-agent" and not rules.agent_forwarding:
+    elif state.kind == "auth-agent" and not rules.agent_forwarding:
         why = "agent forwarding is off"
-    elif ruled.kind == "x11" and not rules.x11_forwarding:
+    elif state.kind == "x11" and not rules.x11_forwarding:
         why = "X11 forwarding is off"
-    elif rules.file_transfer == "none" and ruled.transfer is not None:
+    elif rules.file_transfer == "none" and state.transfer is not None:
         why = "file transfer is off"
-    elif rules.file_transfer == "read-only" and ruled.transfer == "write":
+    elif rules.file_transfer == "read-only" and state.transfer == "write":
         why = "files may be read only"
     if why is not None:
-        ruled.decisions.append(Decision("ssh", "settings", "deny", reason=why))
+        state.decisions.append(Decision("ssh", "settings", "deny", reason=why))
         raise Denied(why)
 
 
-def _by_policy(ruled: Ruled) -> None:
-    ruling = ruled.owner.view.judge(ruled.facts())
+def _by_policy(state: ChannelState) -> None:
+    ruling = state.owner.view.judge(state.facts())
     if ruling is not None:
-        ruled.decisions += ruling.decisions
+        state.decisions += ruling.decisions
         if ruling.verdict.is_denial:
             raise Denied(ruling.verdict.reason or "policy")
 
 
-async def _by_hook(ruled: Ruled, hook: str, question: ChannelRequest | ExecRequest) -> None:
-    owner = ruled.owner
+async def _by_hook(state: ChannelState, hook: str, question: ChannelRequest | ExecRequest) -> None:
+    owner = state.owner
     if not owner.view.has(hook):
         return
     answer = await owner.view.ask(hook, question)
     verdict = Verdict(action="deny", reason=answer) if isinstance(answer, str) else answer
     if isinstance(verdict, Verdict):
-        ruled.decisions.append(Decision(hook, "hook", verdict.action, reason=verdict.reason))
+        state.decisions.append(Decision(hook, "hook", verdict.action, reason=verdict.reason))
         if verdict.is_denial:
             raise Denied(verdict.reason or hook)
 
 
 def _version(conn: Any, name: str) -> str | None:
-    said = conn.get_extra_info(name) if conn is not None else None
-    return said if said is None else printable(str(said), 255)
+    version = conn.get_extra_info(name) if conn is not None else None
+    return version if version is None else printable(str(version), 255)

@@ -6,7 +6,7 @@ import shlex
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
-from proxy.inspect.ssh.sftp import Noter, escaped
+from proxy.inspect.ssh.sftp import RecordOperation, escaped
 
 Direction = Literal["read", "write"]
 MAX_LINE = 8_192  # bytes of a message: mode, size and file name
@@ -46,27 +46,27 @@ def is_scp(command: str) -> Direction | None:
 class ScpTap:
     """Observes the stream without changing it. One side sends files, the other answers each message with a byte."""
 
-    def __init__(self, command: ScpCommand, note: Noter, *, hashes: bool) -> None:
+    def __init__(self, command: ScpCommand, record: RecordOperation, *, hashes: bool) -> None:
         """`hashes`: record the SHA-256 of each file as well."""
-        self._command, self._note, self._hashes = command, note, hashes
+        self._command, self._record, self._hashes = command, record, hashes
         self._line = bytearray()
         self._directories: list[str] = []
         self._name = ""
         self._expected = self._left = -1  # bytes of the file; -1: outside a file, 0: before the byte that ends it
         self._digest: Any = None
-        self._is_strange = False  # not the scp protocol: stop observing
+        self._is_unparsable = False  # not the scp protocol: stop observing
 
     def from_client(self, data: bytes) -> bytes:
         """Observe and return `data`."""
-        (self._sent if self._command.direction == "write" else self._answered)(data)
+        (self._handle_sender if self._command.direction == "write" else self._handle_receiver)(data)
         return data
 
     def from_origin(self, data: bytes) -> bytes:
         """Observe and return `data`."""
-        (self._answered if self._command.direction == "write" else self._sent)(data)
+        (self._handle_receiver if self._command.direction == "write" else self._handle_sender)(data)
         return data
 
-    def from_errors(self, data: bytes) -> None:
+    def from_stderr(self, data: bytes) -> None:
         """Nothing to do: it is not part of a file."""
 
     def resized(self, columns: int, rows: int) -> None:
@@ -77,9 +77,9 @@ class ScpTap:
         if self._left > 0:
             self._end("the channel ended before the file was whole")
 
-    def _sent(self, data: bytes) -> None:
+    def _handle_sender(self, data: bytes) -> None:
         at = 0
-        while at < len(data) and not self._is_strange:
+        while at < len(data) and not self._is_unparsable:
             if self._left > 0:
                 piece = data[at : at + self._left]
                 if self._digest is not None:
@@ -94,7 +94,7 @@ class ScpTap:
                 end = data.find(b"\n", at)
                 self._line += data[at : len(data) if end < 0 else end]
                 if len(self._line) > MAX_LINE:
-                    self._is_strange = True
+                    self._is_unparsable = True
                 elif end >= 0:
                     line, self._line = bytes(self._line), bytearray()
                     self._message(line)
@@ -105,7 +105,7 @@ class ScpTap:
         if kind in (b"C", b"D"):
             words = line[1:].split(b" ", 2)
             if len(words) != 3 or not words[1].isdigit() or len(words[1]) > 19:
-                self._is_strange = True
+                self._is_unparsable = True
             elif kind == b"D":
                 self._enter(escaped(words[2]))
             else:
@@ -115,15 +115,15 @@ class ScpTap:
         elif kind == b"E":
             del self._directories[-1:]
         elif kind not in (b"T", b"\x01", b"\x02"):
-            self._is_strange = True
+            self._is_unparsable = True
 
     def _enter(self, name: str) -> None:
         self._directories.append(name)
-        self._is_strange = len(self._directories) > MAX_DEPTH
+        self._is_unparsable = len(self._directories) > MAX_DEPTH
         if self._command.direction == "write":
-            self._note("mkdir", self._path())
+            self._record("mkdir", self._path())
 
-    def _answered(self, data: bytes) -> None:
+    def _handle_receiver(self, data: bytes) -> None:
         """Handle the receiver's answers: after a refusal, the sender continues with the next file."""
         if self._left == self._expected and self._left >= 0 and data[:1] in (b"\x01", b"\x02"):
             self._end(escaped(data[1:].split(b"\n", 1)[0]) or "refused")
@@ -133,9 +133,9 @@ class ScpTap:
         digest = self._digest.hexdigest() if self._digest is not None and error is None else None
         command = self._command
         if command.direction == "read" or command.is_directory or self._directories:
-            self._note(command.direction, self._path(self._name), bytes=done, error=error, sha256=digest)
+            self._record(command.direction, self._path(self._name), bytes=done, error=error, sha256=digest)
         else:  # only the origin knows whether this is a file, or a directory to contain it
-            self._note("write", command.path, sent_as=self._name, bytes=done, error=error, sha256=digest)
+            self._record("write", command.path, sent_as=self._name, bytes=done, error=error, sha256=digest)
         self._left = self._expected = -1
         self._digest = None
 

@@ -9,8 +9,8 @@ from asyncssh.constants import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST
 
 from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Display, Front
 
-MOST_REQUESTS = 128  # requests that wait for an answer
-LEAVING = "leaving"  # the client has closed the channel, and the exit status has not arrived
+MAX_REQUESTS = 128  # requests that wait for an answer
+CLIENT_CLOSED = "client_closed"  # the client has closed the channel, and the exit status has not arrived
 
 
 class ServerChannel(asyncssh.SSHServerChannel[bytes]):
@@ -36,7 +36,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             raise asyncssh.ProtocolError("Channel not open")
         packet.check_end()
         self.eof_waits = self._recv_state == "eof_pending"
-        self._recv_state = LEAVING
+        self._recv_state = CLIENT_CLOSED
         self._send_buf.clear()  # a peer that has closed takes no more data
         self._send_buf_len = 0
         self._pause_resume_writing()
@@ -45,18 +45,18 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
     def _flush_recv_buf(self, exc: Exception | None = None) -> None:
         super()._flush_recv_buf(exc)
         session = self._session
-        if self._recv_state == LEAVING and not self._recv_buf and isinstance(session, Front):
-            session.leave()
+        if self._recv_state == CLIENT_CLOSED and not self._recv_buf and isinstance(session, Front):
+            session.close_origin()
 
     def _close_send(self) -> None:
         super()._close_send()
-        if self._recv_state == LEAVING:
+        if self._recv_state == CLIENT_CLOSED:
             self._recv_state = "closed"
             self._loop.call_soon(self._cleanup)
 
     def write(self, data: bytes, datatype: int | None = None) -> None:
         """Write, unless the client has closed the channel."""
-        if self._recv_state != LEAVING:
+        if self._recv_state != CLIENT_CLOSED:
             super().write(data, datatype)
 
     def resume_reading(self) -> None:
@@ -66,7 +66,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             super().resume_reading()
 
     def _process_request(self, kind: int, number: int, packet: Any) -> None:
-        if len(self._request_queue) >= MOST_REQUESTS:
+        if len(self._request_queue) >= MAX_REQUESTS:
             raise asyncssh.ProtocolError("too many requests at once")
         super()._process_request(kind, number, packet)
 
@@ -132,9 +132,9 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
 
     def _later(self, answer: Any) -> None:
         async def report() -> None:
-            said = await answer
+            accepted = await answer
             if self._conn is not None and self._request_queue:
-                self._report_response(said)
+                self._report_response(accepted)
 
         assert self._conn is not None
         self._conn.create_task(report())

@@ -20,14 +20,14 @@ from proxy.inspect.stream import Side
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
     CertificateAnswer,
-    CertificateWanted,
+    CertificateRequest,
     FingerprintsAnswer,
-    FingerprintsWanted,
+    FingerprintsRequest,
     RecordingAnswer,
-    RecordingWanted,
-    Seen,
+    RecordingRequest,
+    SessionFacts,
     SignatureAnswer,
-    SignatureWanted,
+    SignatureRequest,
 )
 from proxy.session.ssh import SSHRules
 from proxy.verdict import Decision, Ruling
@@ -47,14 +47,14 @@ class SSHSession:
         self._session, self.rules = session, rules
         self._task: asyncio.Task[None] | None = None
         self._bridge: Bridge | None = None
-        self._channels = OpenChannels(session.number, session.home.send, self._later)
+        self._channels = OpenChannels(session.number, session.inspector.send, self._later)
 
     def start(self) -> None:
         """Take over both sockets."""
         session = self._session
         session.stage, session.channels = self, self._channels
         session.arm(None)
-        session.home.send(Seen(session.number, "ssh", "ssh", None, session.decisions))
+        session.inspector.send(SessionFacts(session.number, "ssh", "ssh", None, session.decisions))
         session.decisions = []
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -82,42 +82,46 @@ class SSHSession:
     async def ask(self, hook: str, argument: Any) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def answered(said: Any) -> None:
+        def answered(reply: Any) -> None:
             if not answer.done():
-                answer.set_result(said)
+                answer.set_result(reply)
 
         self._session.ask(hook, argument, answered)
         return await answer
 
     async def certificate(self, public_key: str, user: str, identity: str) -> str:
         number = self._session.number
-        said, _ = await self._asked(lambda request: CertificateWanted(request, number, public_key, user, identity))
-        assert isinstance(said, CertificateAnswer)
-        if said.certificate is None:
-            raise ProxyError(said.error or "there is no certificate")
-        return said.certificate
+        reply, _ = await self._ask_proxy(
+            lambda request: CertificateRequest(request, number, public_key, user, identity)
+        )
+        assert isinstance(reply, CertificateAnswer)
+        if reply.certificate is None:
+            raise ProxyError(reply.error or "there is no certificate")
+        return reply.certificate
 
     async def sign(self, key: Literal["host", "onward"], data: bytes, algorithm: str) -> bytes:
         number, rules = self._session.number, self.rules
         public = rules.host_key if key == "host" else rules.onward_key or ""
-        said, _ = await self._asked(lambda request: SignatureWanted(request, number, key, public, data, algorithm))
-        assert isinstance(said, SignatureAnswer)
-        if said.error is not None:
-            raise ProxyError(said.error)
-        return said.signature
+        reply, _ = await self._ask_proxy(
+            lambda request: SignatureRequest(request, number, key, public, data, algorithm)
+        )
+        assert isinstance(reply, SignatureAnswer)
+        if reply.error is not None:
+            raise ProxyError(reply.error)
+        return reply.signature
 
     async def fingerprints(self) -> list[bytes]:
         number = self._session.number
-        said, _ = await self._asked(lambda request: FingerprintsWanted(request, number))
-        assert isinstance(said, FingerprintsAnswer)
-        return said.digests
+        reply, _ = await self._ask_proxy(lambda request: FingerprintsRequest(request, number))
+        assert isinstance(reply, FingerprintsAnswer)
+        return reply.digests
 
     async def recording(self, name: str) -> int:
         number = self._session.number
-        said, descriptor = await self._asked(lambda request: RecordingWanted(request, number, name))
-        assert isinstance(said, RecordingAnswer)
+        reply, descriptor = await self._ask_proxy(lambda request: RecordingRequest(request, number, name))
+        assert isinstance(reply, RecordingAnswer)
         if descriptor is None:
-            raise ProxyError(said.error or "the recording could not be created")
+            raise ProxyError(reply.error or "the recording could not be created")
         return descriptor
 
     def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:
@@ -133,19 +137,19 @@ class SSHSession:
     def _later(seconds: float, function: Callable[[], None]) -> object:
         return asyncio.get_running_loop().call_later(seconds, function)
 
-    async def _asked(self, wanted: Any) -> tuple[Any, int | None]:
+    async def _ask_proxy(self, make_request: Any) -> tuple[Any, int | None]:
         answer: asyncio.Future[tuple[Any, int | None]] = asyncio.get_running_loop().create_future()
 
-        def answered(said: Any, descriptors: list[int]) -> None:
+        def answered(reply: Any, descriptors: list[int]) -> None:
             if not answer.done():
-                answer.set_result((said, descriptors.pop() if descriptors else None))
+                answer.set_result((reply, descriptors.pop() if descriptors else None))
 
-        self._session.home.ask_proxy(wanted, answered)
+        self._session.inspector.ask_proxy(make_request, answered)
         try:
             return await answer
         except asyncio.CancelledError:
-            if answer.done() and not answer.cancelled() and (left := answer.result()[1]) is not None:
-                os.close(left)
+            if answer.done() and not answer.cancelled() and (descriptor := answer.result()[1]) is not None:
+                os.close(descriptor)
             raise
 
     async def _run(self) -> None:

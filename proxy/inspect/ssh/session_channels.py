@@ -8,10 +8,10 @@ from typing import Any
 
 import asyncssh
 
-from proxy.inspect.ssh.bridging import Opening
 from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Back, Front
+from proxy.inspect.ssh.contexts import ChannelContext
 from proxy.inspect.ssh.forwarding import PACKET, WINDOW
-from proxy.inspect.ssh.ruling import Denied, Ruled, rule
+from proxy.inspect.ssh.ruling import ChannelState, Denied, decide
 from proxy.inspect.ssh.server_channel import ServerChannel
 from proxy.inspect.ssh.taps import tap_for
 from proxy.inspect.ssh.text import printable
@@ -24,77 +24,77 @@ REASON_S = 120.0
 class SessionChannels:
     """The session channels of one session."""
 
-    def __init__(self, opening: Opening) -> None:
-        self._opening = opening
+    def __init__(self, context: ChannelContext) -> None:
+        self._context = context
 
     def front(self) -> Awaitable[Front]:
         """A channel that the client opens. asyncssh.ChannelOpenError: there are too many."""
-        self._opening.take_place()
+        self._context.reserve_channel()
         return self._front()
 
     async def _front(self) -> Front:
         """Create it once the origin is connected, unless that needs the client's agent."""
-        opening = self._opening
+        context = self._context
         try:
-            if opening.view.rules.onward != "agent":
-                await opening.reached()
+            if context.view.rules.onward != "agent":
+                await context.origin_connection()
         except BaseException:
-            opening.leave_place()
+            context.release_channel()
             raise
-        ruled = opening.ruled()
+        state = context.new_channel()
 
         async def request(front: Front, command: bytes | None, subsystem: str | None) -> str | None:
             kind = "exec" if command is not None else "subsystem" if subsystem is not None else "shell"
             text = None if command is None else command.decode("utf-8", "backslashreplace")
-            ruled.begin(kind, command=text, subsystem=subsystem)
+            state.begin(kind, command=text, subsystem=subsystem)
             try:
-                await opening.client.earlier_requests()
-                ruled.reason = await self._reason(front, kind)
-                await rule(ruled)
-                await self._open(ruled, front, command)
+                await context.client.earlier_requests()
+                state.reason = await self._reason(front, kind)
+                await decide(state)
+                await self._open(state, front, command)
             except Denied as denied:
                 return f"denied: {denied}"
             return None
 
         def ended(error: Exception | None) -> None:
-            opening.leave_place()
-            ruled.end(front)
+            context.release_channel()
+            state.end(front)
 
         front = Front(request, self._permit, ended)
         return front
 
     async def _permit(self, front: Front, kind: str) -> bool:
         """Whether the origin may use the client's agent or display. The proxy may need the agent too."""
-        opening = self._opening
-        if kind == "auth-agent" and opening.view.rules.onward == "agent":
-            opening.agent_is_there()
-        ruled = opening.ruled()
-        ruled.begin(kind)
+        context = self._context
+        if kind == "auth-agent" and context.view.rules.onward == "agent":
+            context.agent_available()
+        state = context.new_channel()
+        state.begin(kind)
         try:
-            await rule(ruled)
+            await decide(state)
         except Denied:
-            ruled.end(None)
+            state.end(None)
             return False
         return True
 
     async def _reason(self, front: Front, kind: str) -> str:
         """The user's reason for the channel. Denied: a reason is required, and was not given."""
         chan: ServerChannel = front.chan
-        said = _line(chan.get_environment_bytes().get(REASON, b""))
-        if said or not self._opening.view.rules.needs_reason:
-            return said
+        reason = _line(chan.get_environment_bytes().get(REASON, b""))
+        if reason or not self._context.view.rules.needs_reason:
+            return reason
         if kind == "shell" and chan.get_terminal_type() is not None:
-            said = await _asked(front)
-        if not said:
+            reason = await _prompt_for_reason(front)
+        if not reason:
             raise Denied(f"say why: ssh -o SetEnv={REASON.decode()}=...")
-        return said
+        return reason
 
-    async def _open(self, ruled: Ruled, front: Front, command: bytes | None) -> None:
+    async def _open(self, state: ChannelState, front: Front, command: bytes | None) -> None:
         chan: ServerChannel = front.chan
-        rules = self._opening.view.rules
-        if rules.onward == "agent" and not self._opening.has_agent:
+        rules = self._context.view.rules
+        if rules.onward == "agent" and not self._context.has_agent:
             raise Denied("the origin wants a key of your own: connect with ssh -A")
-        origin = await self._opening.reached()
+        origin = await self._context.origin_connection()
         if front.is_lost:
             return
         back = Back()
@@ -104,21 +104,21 @@ class SessionChannels:
             chan.write(f"\r\nended: {why}\r\n".encode(), STDERR)
             chan.exit(DENIED_STATUS)
 
-        def tell(text: bytes) -> None:
+        def notify(text: bytes) -> None:
             chan.write(text, STDERR)
 
-        tap = await tap_for(ruled, terminal, size, chan.write, tell, ended)
+        tap = await tap_for(state, terminal, size, chan.write, notify, ended)
         if front.is_lost:
             return
-        ruled.back, ruled.tap, ruled.terminal = back, tap, terminal
+        state.back, state.tap, state.terminal = back, tap, terminal
         front.tap = back.tap = tap
         environment = {name: value for name, value in chan.get_environment_bytes().items() if name != REASON}
-        origin.will_forward_agent(front.forwards_agent)
+        origin.set_agent_forwarding(front.forwards_agent)
         try:
             await origin.create_session(
                 lambda: back,
                 command,  # bytes, which are sent unchanged
-                subsystem=ruled.subsystem,
+                subsystem=state.subsystem,
                 env=environment,
                 send_env=None,
                 request_pty="force" if terminal is not None else False,
@@ -133,12 +133,12 @@ class SessionChannels:
                 max_pktsize=PACKET,
             )
         except (asyncssh.Error, OSError) as error:
-            ruled.error = printable(getattr(error, "reason", None) or str(error))
+            state.error = printable(getattr(error, "reason", None) or str(error))
             raise
         if chan.is_closing():
             back.chan.close()
             return
-        front.tie(back)
+        front.pair_with(back)
         if front.early:
             front.data_received(front.early, None)
         if front.has_ended:
@@ -147,7 +147,7 @@ class SessionChannels:
             chan.resume_reading()  # asyncssh does so with the answer, which was sent before the reason was given
 
 
-async def _asked(front: Front) -> str:
+async def _prompt_for_reason(front: Front) -> str:
     """What the user types at the proxy's prompt; empty if the user cancels."""
     chan: ServerChannel = front.chan
     typed: asyncio.Queue[bytes] = asyncio.Queue()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 MAX_PACKET = 1 << 20  # OpenSSH's is 256 KiB
 MAX_OPEN = 4_096  # tracked files and requests; more are forwarded but not recorded
-HEAD = 768  # bytes of an answer that are parsed; a handle has at most 256
+HEAD_BYTES = 768  # bytes of an answer that are parsed; a handle has at most 256
 VERSION = 3
 
 INIT, OPEN, CLOSE, READ, WRITE, SETSTAT, FSETSTAT = 1, 3, 4, 5, 6, 9, 10
@@ -31,7 +31,7 @@ PAIRED_EXTENSIONS = {b"posix-rename@openssh.com": "rename", b"hardlink@openssh.c
 REFUSED_AS = {**SIMPLE, **PAIRED, FSETSTAT: "setstat", WRITE: "write", EXTENDED: "open"}
 
 
-class Noter(Protocol):
+class RecordOperation(Protocol):
     """Records one operation; see `FileRecord`."""
 
     def __call__(self, operation: str, path: str, *, target: str | None = None, bytes: int = 0, refused: bool = False,
@@ -73,7 +73,7 @@ class OpenFile:
         self.written_digest = Digest() if hashes else None
 
 
-class Asked(NamedTuple):
+class PendingRequest(NamedTuple):
     """A request without an answer yet."""
 
     kind: int
@@ -88,20 +88,22 @@ class Asked(NamedTuple):
 class SftpTap:
     """Observes the stream. The client's packets are forwarded whole; of the origin's, only the heads are parsed."""
 
-    def __init__(self, note: Noter, reply: Callable[[bytes], None], *, read_only: bool, hashes: bool = False) -> None:
+    def __init__(
+        self, record: RecordOperation, reply: Callable[[bytes], None], *, read_only: bool, hashes: bool = False
+    ) -> None:
         """`reply` writes to the client. `hashes`: record the SHA-256 of each file as well."""
-        self._note, self._reply, self._read_only, self._hashes = note, reply, read_only, hashes
+        self._record, self._reply, self._read_only, self._hashes = record, reply, read_only, hashes
         self._reading: tuple[Digest, int] | None = None  # where the rest of the origin's packet is added
         self._client, self._origin = bytearray(), bytearray()
         self._skip = 0  # bytes left of the origin's packet, after its head
         self._replies = bytearray()
         self._files: dict[bytes, OpenFile] = {}
-        self._asked: dict[int, Asked] = {}
-        self._is_strange = False  # not sftp: stop observing
+        self._pending: dict[int, PendingRequest] = {}
+        self._is_unparsable = False  # not sftp: stop observing
 
     def from_client(self, data: bytes) -> bytes:
         """The packets to forward."""
-        if self._is_strange:
+        if self._is_unparsable:
             return b"" if self._read_only else data
         held, passed = self._client, bytearray()
         held += data
@@ -109,7 +111,7 @@ class SftpTap:
         while len(held) - at >= 4:
             (length,) = struct.unpack_from("!I", held, at)
             if not 1 <= length <= MAX_PACKET:
-                self._is_strange = True
+                self._is_unparsable = True
                 if not self._read_only:
                     passed += held[at:]
                 held.clear()
@@ -119,7 +121,7 @@ class SftpTap:
             packet = bytes(held[at : at + 4 + length])
             at += 4 + length
             try:
-                passed += self._asks(packet)
+                passed += self._filter_request(packet)
             except (struct.error, IndexError):  # truncated fields: left to the origin
                 if not self._read_only:
                     passed += packet
@@ -131,7 +133,7 @@ class SftpTap:
 
     def from_origin(self, data: bytes) -> bytes:
         """The data to forward, with the proxy's refusals inserted between packets."""
-        if self._is_strange:
+        if self._is_unparsable:
             return data
         at, size, borders = 0, len(data), -1
         while at < size:
@@ -143,7 +145,7 @@ class SftpTap:
                 at += step
             else:
                 head = self._origin
-                needed = 4 if len(head) < 4 else 4 + min(struct.unpack_from("!I", head)[0], HEAD)
+                needed = 4 if len(head) < 4 else 4 + min(struct.unpack_from("!I", head)[0], HEAD_BYTES)
                 step = min(needed - len(head), size - at)
                 head += data[at : at + step]
                 at += step
@@ -154,7 +156,7 @@ class SftpTap:
                 (length,) = struct.unpack_from("!I", head)
                 self._skip = 4 + length - len(head)
                 self._reading = None
-                self._answers(bytes(head))
+                self._handle_response(bytes(head))
                 head.clear()
             if not self._skip and not self._origin:
                 borders = at
@@ -163,7 +165,7 @@ class SftpTap:
             self._replies.clear()
         return data
 
-    def from_errors(self, data: bytes) -> None:
+    def from_stderr(self, data: bytes) -> None:
         """Nothing to do: it is not part of a file."""
 
     def resized(self, columns: int, rows: int) -> None:
@@ -172,40 +174,40 @@ class SftpTap:
     def close(self, status: int | None = None) -> None:
         """Record files that were never closed."""
         for file in self._files.values():
-            self._note_file(file, "the channel ended before the file was closed")
+            self._record_file(file, "the channel ended before the file was closed")
         self._files.clear()
 
-    def _asks(self, packet: bytes) -> bytes:
+    def _filter_request(self, packet: bytes) -> bytes:
         kind = packet[4]
         if kind == INIT:
             (version,) = struct.unpack_from("!I", packet, 5)
             return packet[:5] + struct.pack("!I", min(version, VERSION)) + packet[9:]
         (number,) = struct.unpack_from("!I", packet, 5)
-        asked = self._parse(kind, packet)
-        if self._read_only and not _is_harmless(kind, packet, asked):
-            operation = (asked.operation if asked is not None else "") or REFUSED_AS.get(kind, "open")
-            path = asked.path if asked is not None else ""
-            if asked is not None and asked.handle in self._files:
-                path = self._files[asked.handle].path
+        pending = self._parse(kind, packet)
+        if self._read_only and not _is_harmless(kind, packet, pending):
+            operation = (pending.operation if pending is not None else "") or REFUSED_AS.get(kind, "open")
+            path = pending.path if pending is not None else ""
+            if pending is not None and pending.handle in self._files:
+                path = self._files[pending.handle].path
             if kind == OPEN:
                 operation = "write"
-            self._note(operation, path, target=asked.target if asked is not None else None, refused=True)
+            self._record(operation, path, target=pending.target if pending is not None else None, refused=True)
             self._replies += _status(number, "files may be read only")
             return b""
-        if asked is not None and len(self._asked) < MAX_OPEN:
-            self._asked[number] = asked
+        if pending is not None and len(self._pending) < MAX_OPEN:
+            self._pending[number] = pending
         return packet
 
-    def _parse(self, kind: int, packet: bytes) -> Asked | None:
+    def _parse(self, kind: int, packet: bytes) -> PendingRequest | None:
         if kind == OPEN:
             name, at = _string(packet, 9)
             (flags,) = struct.unpack_from("!I", packet, at)
-            return Asked(kind, escaped(name), writes=bool(flags & WRITES))
+            return PendingRequest(kind, escaped(name), writes=bool(flags & WRITES))
         if kind == CLOSE:
-            return Asked(kind, handle=_string(packet, 9)[0])
+            return PendingRequest(kind, handle=_string(packet, 9)[0])
         if kind == READ:
             handle, at = _string(packet, 9)
-            return Asked(kind, handle=handle, offset=int.from_bytes(packet[at : at + 8], "big"))
+            return PendingRequest(kind, handle=handle, offset=int.from_bytes(packet[at : at + 8], "big"))
         if kind == WRITE:
             handle, at = _string(packet, 9)
             offset, count = struct.unpack_from("!QI", packet, at)
@@ -213,44 +215,44 @@ class SftpTap:
                 file.written += count
                 if file.written_digest is not None:
                     file.written_digest.update(offset, memoryview(packet)[at + 12 : at + 12 + count])
-            return Asked(kind, handle=handle) if self._read_only else None
+            return PendingRequest(kind, handle=handle) if self._read_only else None
         if kind in SIMPLE:
-            return Asked(kind, escaped(_string(packet, 9)[0]), operation=SIMPLE[kind])
+            return PendingRequest(kind, escaped(_string(packet, 9)[0]), operation=SIMPLE[kind])
         if kind in PAIRED:
             first, at = _string(packet, 9)
-            return Asked(kind, escaped(first), escaped(_string(packet, at)[0]), PAIRED[kind])
+            return PendingRequest(kind, escaped(first), escaped(_string(packet, at)[0]), PAIRED[kind])
         if kind == EXTENDED:
             name, at = _string(packet, 9)
             if name in PAIRED_EXTENSIONS:
                 first, at = _string(packet, at)
-                return Asked(kind, escaped(first), escaped(_string(packet, at)[0]), PAIRED_EXTENSIONS[name])
+                return PendingRequest(kind, escaped(first), escaped(_string(packet, at)[0]), PAIRED_EXTENSIONS[name])
         return None
 
-    def _answers(self, head: bytes) -> None:
-        if len(head) < 9 or not self._asked:
+    def _handle_response(self, head: bytes) -> None:
+        if len(head) < 9 or not self._pending:
             return
-        asked = self._asked.pop(int.from_bytes(head[5:9], "big"), None)
-        if asked is None:
+        pending = self._pending.pop(int.from_bytes(head[5:9], "big"), None)
+        if pending is None:
             return
         kind = head[4]
         code = int.from_bytes(head[9:13], "big") if kind == STATUS else 0
         error = None if code == 0 else _STATUS.get(code, f"status {code}")
-        if asked.kind == OPEN:
+        if pending.kind == OPEN:
             if kind == HANDLE and len(self._files) < MAX_OPEN:
-                self._files[_string(head, 9)[0]] = OpenFile(asked.path, asked.writes, self._hashes)
+                self._files[_string(head, 9)[0]] = OpenFile(pending.path, pending.writes, self._hashes)
             elif kind == STATUS:
-                self._note("write" if asked.writes else "read", asked.path, error=error)
-        elif asked.kind == READ:
-            if kind == DATA and (file := self._files.get(asked.handle)) is not None:
+                self._record("write" if pending.writes else "read", pending.path, error=error)
+        elif pending.kind == READ:
+            if kind == DATA and (file := self._files.get(pending.handle)) is not None:
                 file.read += int.from_bytes(head[9:13], "big")
                 if file.read_digest is not None:
-                    self._reading = file.read_digest, asked.offset
+                    self._reading = file.read_digest, pending.offset
                     self._hash(memoryview(head)[13 : 13 + int.from_bytes(head[9:13], "big")])
-        elif asked.kind == CLOSE:
-            if (file := self._files.pop(asked.handle, None)) is not None:
-                self._note_file(file, error)
-        elif asked.operation:
-            self._note(asked.operation, asked.path, target=asked.target, error=error)
+        elif pending.kind == CLOSE:
+            if (file := self._files.pop(pending.handle, None)) is not None:
+                self._record_file(file, error)
+        elif pending.operation:
+            self._record(pending.operation, pending.path, target=pending.target, error=error)
 
     def _hash(self, data: memoryview) -> None:
         """Add a piece of the answer to a read."""
@@ -259,13 +261,13 @@ class SftpTap:
         digest.update(offset, data)
         self._reading = digest, offset + len(data)
 
-    def _note_file(self, file: OpenFile, error: str | None) -> None:
+    def _record_file(self, file: OpenFile, error: str | None) -> None:
         if file.writes:
             digest = None if file.written_digest is None else file.written_digest.hexdigest()
-            self._note("write", file.path, bytes=file.written, error=error, sha256=digest)
+            self._record("write", file.path, bytes=file.written, error=error, sha256=digest)
         if file.read or not file.writes:
             digest = None if file.read_digest is None else file.read_digest.hexdigest()
-            self._note("read", file.path, bytes=file.read, error=error, sha256=digest)
+            self._record("read", file.path, bytes=file.read, error=error, sha256=digest)
 
 
 _STATUS = {1: None, 2: "no such file", 3: "permission denied", 4: "failure", 5: "bad message", 8: "not supported"}
@@ -284,9 +286,9 @@ def _code(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def _is_harmless(kind: int, packet: bytes, asked: Asked | None) -> bool:
+def _is_harmless(kind: int, packet: bytes, pending: PendingRequest | None) -> bool:
     if kind == OPEN:
-        return asked is not None and not asked.writes
+        return pending is not None and not pending.writes
     if kind == EXTENDED:
         return _string(packet, 9)[0] in HARMLESS_EXTENSIONS
     return kind in HARMLESS

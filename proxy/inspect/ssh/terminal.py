@@ -42,9 +42,9 @@ class Terminal:
         self._takes_input = takes_input
         self._listeners: list[Listener] = []
         self._decode_out = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._decode_errors = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decode_stderr = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._decode_in = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._typed = self._shown = ""  # since the first character of the line
+        self._typed = self._echo = ""  # since the first character of the line
         self._tail: deque[str] = deque()
         self._tail_length = 0
 
@@ -65,26 +65,26 @@ class Terminal:
         """Observe input."""
         if self._takes_input and self._listeners:
             if not self._typed:
-                self._shown = ""
+                self._echo = ""
             self._typed = (self._typed + self._decode_in(data))[-MAX_HELD:]
         return data
 
     def from_origin(self, data: bytes) -> bytes:
         """Observe output."""
-        self._show(self._decode_out(data))
+        self._add_output(self._decode_out(data))
         return data
 
-    def from_errors(self, data: bytes) -> None:
+    def from_stderr(self, data: bytes) -> None:
         """Observe output on standard error."""
-        self._show(self._decode_errors(data))
+        self._add_output(self._decode_stderr(data))
 
-    def _show(self, text: str) -> None:
+    def _add_output(self, text: str) -> None:
         if not self._has_carriage_returns:
             text = text.replace("\n", "\r\n")
         if self._typed:
             self._echoed(text)
         if text:
-            self._keep(text)
+            self._append_to_tail(text)
             self._event("o", text)
 
     def resized(self, columns: int, rows: int) -> None:
@@ -94,7 +94,7 @@ class Terminal:
 
     def close(self, status: int | None = None) -> None:
         """The channel has ended; `status`: the program's exit status, if known."""
-        for decode in (self._decode_out, self._decode_errors):
+        for decode in (self._decode_out, self._decode_stderr):
             if rest := decode(b"", True):
                 self._event("o", rest)
         if status is not None:
@@ -107,7 +107,7 @@ class Terminal:
         for listener in [*self._listeners]:
             listener.event(code, data)
 
-    def _keep(self, text: str) -> None:
+    def _append_to_tail(self, text: str) -> None:
         self._tail.append(text[-TAIL:])
         self._tail_length += len(self._tail[-1])
         while self._tail_length - len(self._tail[0]) > TAIL:
@@ -115,12 +115,12 @@ class Terminal:
 
     def _echoed(self, text: str) -> None:
         """Report lines that were echoed completely. A partial match does not count: it could be part of a secret."""
-        self._shown = (self._shown + text)[-MAX_HELD:]
-        while self._typed and "\n" in self._shown:
+        self._echo = (self._echo + text)[-MAX_HELD:]
+        while self._typed and "\n" in self._echo:
             lines = [line for line in self._typed.splitlines(keepends=True) if line[-1] in "\r\n"]
             if not lines:
                 return
-            shown, _, self._shown = self._shown.partition("\n")
+            shown, _, self._echo = self._echo.partition("\n")
             found = next((at for at, line in enumerate(lines) if line.rstrip("\r\n") in shown), None)
             if found is not None:
                 self._event("i", lines[found])

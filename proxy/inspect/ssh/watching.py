@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from proxy.inspect.ssh.terminal import Terminal
-from proxy.session.messages import EndChannel, ScreenEvent, Shown, WatchChannel
+from proxy.session.messages import EndChannel, ScreenEvent, TerminalOutput, WatchChannel
 
 FLUSH_S = 0.05  # interval of messages to watchers
-MOST_PER_FLUSH = 32_768  # characters; more output is skipped, to bound the proxy's memory
+MAX_PER_FLUSH = 32_768  # characters; more output is skipped, to bound the proxy's memory
 
 Later = Callable[[float, Callable[[], None]], object]
 
@@ -25,11 +25,11 @@ class OpenChannel(NamedTuple):
 class OpenChannels:
     """All open channels of a session."""
 
-    def __init__(self, session: int, send: Callable[[Shown], None], later: Later) -> None:
+    def __init__(self, session: int, send: Callable[[TerminalOutput], None], later: Later) -> None:
         """`send` sends a message to the proxy; `later(seconds, function)` calls `function` after that time."""
         self._session, self._send, self._later = session, send, later
         self._channels: dict[str, OpenChannel] = {}
-        self._watched: dict[str, Live] = {}
+        self._watched: dict[str, LiveOutput] = {}
 
     def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:
         """Add a channel; without a terminal it cannot be watched."""
@@ -50,19 +50,19 @@ class OpenChannels:
         channel = self._channels.get(message.channel)
         if channel is None or channel.terminal is None:
             if message.is_wanted:
-                self._send(Shown(self._session, message.channel, is_over=True))
+                self._send(TerminalOutput(self._session, message.channel, is_over=True))
         elif message.is_wanted and message.channel not in self._watched:
-            live = Live(self._session, message.channel, channel.terminal, self._send, self._later)
+            live = LiveOutput(self._session, message.channel, channel.terminal, self._send, self._later)
             self._watched[message.channel] = live
             channel.terminal.listen(live)
         elif not message.is_wanted and (watching := self._watched.pop(message.channel, None)) is not None:
             channel.terminal.unlisten(watching)
 
 
-class Live:
+class LiveOutput:
     """A `Listener` that sends events to the proxy, several times a second."""
 
-    def __init__(self, session: int, channel: str, terminal: Terminal, send: Callable[[Shown], None],
+    def __init__(self, session: int, channel: str, terminal: Terminal, send: Callable[[TerminalOutput], None],
                  later: Later) -> None:  # fmt: skip
         self._session, self._channel, self._send, self._later = session, channel, send, later
         self._events: list[ScreenEvent] = [(time.time(), "o", terminal.tail)] if terminal.tail else []
@@ -72,7 +72,7 @@ class Live:
 
     def event(self, code: str, data: str) -> None:
         """Queue an event."""
-        if self._length + len(data) > MOST_PER_FLUSH:
+        if self._length + len(data) > MAX_PER_FLUSH:
             self._lost += len(data)
         else:
             self._length += len(data)
@@ -91,5 +91,5 @@ class Live:
     def _flush(self, is_over: bool = False) -> None:
         self._is_waiting = False
         if self._events or self._lost or self._size or is_over:
-            self._send(Shown(self._session, self._channel, self._events, self._size, self._lost, is_over))
+            self._send(TerminalOutput(self._session, self._channel, self._events, self._size, self._lost, is_over))
         self._events, self._size, self._length, self._lost = [], None, 0, 0

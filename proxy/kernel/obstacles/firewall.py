@@ -100,8 +100,8 @@ def _matches(match: Json, packet: Passing) -> bool:
     own = _left(match["left"], packet)
     if own is None or match["op"] not in ("==", "!=", "in"):
         return False
-    is_opposite: bool = match["op"] == "!="
-    return _is_equal(own, match["right"]) != is_opposite
+    is_inverted: bool = match["op"] == "!="
+    return _is_equal(own, match["right"]) != is_inverted
 
 
 def _left(left: Json, packet: Passing) -> str | int | None:

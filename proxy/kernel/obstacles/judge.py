@@ -112,7 +112,7 @@ def _routing_rules(facts: Facts) -> Iterator[Obstacle]:
     for rule in facts.rules:
         if _is_ours(facts, rule) or rule.table == LOCAL_TABLE or not _may_match(facts, rule):
             continue
-        if rule.mask and not rule.is_opposite and rule.priority < MAIN_PRIORITY:
+        if rule.mask and not rule.is_inverted and rule.priority < MAIN_PRIORITY:
             text = f"the routing rule '{_text(rule)}' is for marks that the off-ramp uses, {facts.mark:#x}/{HALF:#x}"
             fix = f"kernel: {{mark: {_free_mark(facts):#x}}} in proxy.yaml"
             if not rule.mask & HALF:
@@ -134,7 +134,7 @@ def _is_ours(facts: Facts, rule: Rule) -> bool:
 
 def _may_match(facts: Facts, rule: Rule) -> bool:
     """Whether the rule may match packets of ours."""
-    if rule.is_opposite:
+    if rule.is_inverted:
         return True
     if rule.interface is not None and rule.interface not in facts.interfaces:
         return False
@@ -148,7 +148,7 @@ def _overlaps(rule: Rule, mark: int) -> bool:
 
 def _free_mark(facts: Facts) -> int:
     """A mark that no rule matches."""
-    marked = [rule for rule in facts.rules if rule.mask and not rule.is_opposite]
+    marked = [rule for rule in facts.rules if rule.mask and not rule.is_inverted]
     for upper in range(0x6F79, 0x1_0000):
         if not any(_overlaps(rule, upper << 16) for rule in marked):
             return upper << 16
@@ -157,7 +157,7 @@ def _free_mark(facts: Facts) -> int:
 
 def _text(rule: Rule) -> str:
     """The rule in the format of ip(8)."""
-    parts = [f"{rule.priority}:", "not from all" if rule.is_opposite else "from ..." if rule.is_narrow else "from all"]
+    parts = [f"{rule.priority}:", "not from all" if rule.is_inverted else "from ..." if rule.is_narrow else "from all"]
     parts += [f"fwmark {rule.mark:#x}/{rule.mask:#x}"] if rule.mask else []
     parts += [f"iif {rule.interface}"] if rule.interface else []
     tables = {RT_TABLE_MAIN: "lookup main", 0: "..."}

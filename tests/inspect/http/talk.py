@@ -129,7 +129,7 @@ class Talk:
         else:
             then(answer(argument) if answer else None)
 
-    def tell_hook(self, hook, argument):
+    def notify_hook(self, hook, argument):
         self.told.append((hook, argument))
 
     def record(self, child):

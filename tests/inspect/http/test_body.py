@@ -3,7 +3,7 @@
 import h2.events
 import pytest
 
-from proxy.inspect.http.body import PART_BYTES, BodyOver
+from proxy.inspect.http.body import PART_BYTES, BodyEnd
 from proxy.inspect.stream import Side
 from proxy.verdict import Failure, HeaderChange, HttpAnswer, HttpEffects, Verdict
 from tests.inspect.http.h2_peer import REQUEST
@@ -127,7 +127,7 @@ def test_a_client_that_goes_away_ends_the_reading():
     talk.say(UPLOAD)
     talk.handler.broken(Side.CLIENT, OSError("reset"))
     ((hook, over),) = talk.told
-    assert (hook, type(over), over.number, over.from_client) == ("http_body", BodyOver, 1, True)
+    assert (hook, type(over), over.number, over.from_client) == ("http_body", BodyEnd, 1, True)
     say(talk, None)
     assert talk.origin.take() == b""
 

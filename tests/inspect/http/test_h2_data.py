@@ -164,17 +164,17 @@ def test_the_window_of_an_upload_stays_small_where_the_origin_is_slower_than_the
 
 
 def test_what_an_upload_has_of_the_windows_that_all_share_is_given_back_with_the_session(monkeypatch):
-    monkeypatch.setattr(h2_windows.SHARED, "left", 1 << 20)
+    monkeypatch.setattr(h2_windows.SHARED, "available", 1 << 20)
     talk = H2Talk(window_bytes=65_535, spare_window_bytes=0)
     talk.server.reads = True
     talk.client_says(talk.browser.headers(1, POST, end=False))
     upload(talk, 1, 1_000_000)
-    assert h2_windows.SHARED.left < 1 << 19
+    assert h2_windows.SHARED.available < 1 << 19
     assert len(talk.at_ends) == 1
     talk.at_ends[0]()
-    assert h2_windows.SHARED.left == 1 << 20
+    assert h2_windows.SHARED.available == 1 << 20
     talk.handler.ended(Side.CLIENT)
-    assert h2_windows.SHARED.left == 1 << 20
+    assert h2_windows.SHARED.available == 1 << 20
 
 
 def test_the_window_of_an_origin_s_stream_widens_as_its_client_reads():

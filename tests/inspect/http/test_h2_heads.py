@@ -47,7 +47,7 @@ class Ear:
         self.h2 = h2_wire.connection(LIMITS, is_client=is_client)
         guard = FrameGuard(LIMITS, 0.0, lambda last, code: None, has_preface=not is_client)
         self.heard, self.own = [], 0
-        self._incoming = Incoming(self.h2, guard, self._event, receive, self._headed, self._took, self._complete)
+        self._incoming = Incoming(self.h2, guard, self._event, receive, self._head_received, self._took, self._complete)
 
     def hear(self, data):
         """What is wrong with it, as the rest of the proxy is told."""
@@ -70,13 +70,13 @@ class Ear:
     def _event(self, event):
         if type(event) in (events.RequestReceived, events.ResponseReceived):
             self.own -= 1
-            self._headed(event.stream_id, event.headers, event.stream_ended is not None)
+            self._head_received(event.stream_id, event.headers, event.stream_ended is not None)
         elif type(event) is events.StreamEnded:
             self._complete(event.stream_id)
         elif type(event) is events.StreamReset:
             self.heard.append((event.stream_id, "reset", event.error_code))
 
-    def _headed(self, number, fields, is_complete):
+    def _head_received(self, number, fields, is_complete):
         self.own += 1
         self.heard.append((number, sorted(fields), is_complete))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.inspect.http.messages import RequestHead, ResponseHead
-from proxy.inspect.http.rules import Facts, changed
+from proxy.inspect.http.rules import Facts, apply_changes
 from proxy.inspect.stream import Side
 from proxy.verdict import Decision, HeaderChange, HttpEffects, Ruling, Verdict, deny
 from tests.inspect.http.talk import Talk, tls
@@ -129,7 +129,7 @@ def test_headers_are_set_and_removed():
 
 @pytest.mark.parametrize("change", [HeaderChange("X", "a\r\nY: b"), HeaderChange("X: y", "a"), HeaderChange("", "a")])
 def test_a_change_that_could_be_no_header_changes_nothing(change):
-    assert changed([(b"A", b"b")], [change]) == [(b"A", b"b")]
+    assert apply_changes([(b"A", b"b")], [change]) == [(b"A", b"b")]
 
 
 def test_another_origin():

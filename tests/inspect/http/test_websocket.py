@@ -280,4 +280,4 @@ def test_a_reader_finds_the_ends_of_messages():
     assert reader.feed(data) is None
     assert reader.ends == [8, 12]
     assert reader.messages == 2
-    assert not reader.is_between
+    assert not reader.is_at_boundary

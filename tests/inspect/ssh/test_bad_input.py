@@ -128,7 +128,7 @@ def test_a_banner_or_key_exchange_that_does_not_come_is_not_waited_for(world, pa
     world.change(login_s=0.3)
     say(world, *parts)
     ended = outcome(world)
-    assert (ended.reason, ended.detail) == ("client_idle_timeout", "it did not log in in time")
+    assert (ended.reason, ended.detail) == ("client_idle_timeout", "it did not log in within the time limit")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x00", "../../etc/passwd", "a b", "-oProxyCommand=x", "x" * 300, "\x1b[2J"])
@@ -211,7 +211,7 @@ def test_who_is_in_and_breaks_the_protocol_is_named(world, deed, words):
 
 
 def test_an_exchange_of_keys_that_never_ends_ends_the_session(world, monkeypatch):
-    monkeypatch.setattr(connections.Bounded, "exchange_s", 0.3)
+    monkeypatch.setattr(connections.BoundedConnection, "exchange_s", 0.3)
 
     async def run():
         conn = await connect(world)

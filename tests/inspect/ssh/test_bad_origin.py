@@ -174,7 +174,7 @@ def a_keyless_exchange(conn):
     ],
 )
 def test_an_origin_that_breaks_the_protocol_later_is_named(world, place, deed, words, monkeypatch):
-    monkeypatch.setattr(bridge, "TAIL_S", 0.2)  # for a client that takes nothing
+    monkeypatch.setattr(bridge, "DELIVERY_S", 0.2)  # for a client that takes nothing
     with peer(place) as (world.origin_port, do), connected(world) as client:
         client.start("sleep", window=0)  # of the client: what the origin says is held
         do(deed)

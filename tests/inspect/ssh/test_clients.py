@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from proxy.inspect.ssh.forwarding import Beginning
+from proxy.inspect.ssh.forwarding import ProtocolDetector
 from proxy.verdict import Decision, Ruling, deny
 from tests.inspect.ssh.world import SSHD, USER, World, known_line, make_key, sshd, wait_until
 
@@ -83,8 +83,8 @@ class Noted:
 )
 def test_how_a_forwarded_connection_begins_says_what_it_is(parts, found, more):
     noted = Noted()
-    beginning = Beginning(noted)
-    answers = [beginning.came(part) for part in parts]
+    detector = ProtocolDetector(noted)
+    answers = [detector.feed(part) for part in parts]
     assert (noted.protocol, answers[-1]) == (found, more)
     assert all(answers[:-1])
 

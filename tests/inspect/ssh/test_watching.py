@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.inspect.ssh.terminal import Terminal
-from proxy.inspect.ssh.watching import MOST_PER_FLUSH, OpenChannels
+from proxy.inspect.ssh.watching import MAX_PER_FLUSH, OpenChannels
 from proxy.session.messages import EndChannel, WatchChannel
 
 
@@ -72,10 +72,10 @@ def test_what_is_too_much_is_counted_and_not_held():
     stand = Stand()
     stand.watch("f.1")
     for _ in range(10):
-        stand.terminal.from_origin(b"x" * (MOST_PER_FLUSH // 4))
+        stand.terminal.from_origin(b"x" * (MAX_PER_FLUSH // 4))
     [message] = stand.pass_time()
-    assert len(shown([message])) == MOST_PER_FLUSH
-    assert message.lost == 6 * (MOST_PER_FLUSH // 4)
+    assert len(shown([message])) == MAX_PER_FLUSH
+    assert message.lost == 6 * (MAX_PER_FLUSH // 4)
 
 
 def test_what_is_gone_or_has_no_terminal_is_over_at_once():

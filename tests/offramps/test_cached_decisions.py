@@ -14,7 +14,7 @@ from scapy.packet import Raw
 from proxy.errors import DropReason
 from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Tenant
-from proxy.offramps.repeated import MOST_WAITING, RepeatedConnections, RepeatedThrough
+from proxy.offramps.cached_decisions import MAX_PENDING, ExitDecisions, RampDecisions
 from proxy.packet.plane import flow_key
 from proxy.settings.model import Limits, TenantSettings
 from proxy.wire.virtio import NEEDS_CSUM, NO_OFFLOAD
@@ -38,13 +38,13 @@ class Place:
             header_bytes=10, tenant=self.tenant, network=self.tenant.networks["default"], flows={},
             owns=lambda address: address == socket.inet_pton(_family(version), CLIENT[version]),
         )  # fmt: skip
-        plane = SimpleNamespace(asks=lambda: self.asked, open_repeated=self._open)
-        self.repeated = RepeatedConnections(self.ramp, self.write_fd, plane, lambda tenant: self.room)
-        self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
+        plane = SimpleNamespace(asks=lambda: self.asked, open_sent=self._open)
+        self.decisions = RampDecisions(self.ramp, self.write_fd, plane, lambda tenant: self.room)
+        self.decisions.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
 
-    def _open(self, ramp, protocol, begun, egress):
+    def _open(self, ramp, protocol, syn, egress):
         assert (ramp, protocol, egress) == (self.ramp, 6, self.ramp)
-        self.opened.append(begun)
+        self.opened.append(syn)
 
     def packet(self, *, sport=1001, dport=80, flags="S", source=None, payload=b"", options=(("MSS", 1460),)):
         made = network(self.version, source or CLIENT[self.version], FAR[self.version])
@@ -55,7 +55,7 @@ class Place:
         return flow_key(buffer, parsed(buffer, 10))
 
     def take(self, buffer):
-        return self.repeated.take(buffer, len(buffer))
+        return self.decisions.take(buffer, len(buffer))
 
     def given_back(self):
         try:
@@ -92,10 +92,10 @@ def test_second_syn_to_a_decided_place_is_given_back_with_the_hop_that_it_lost(v
     assert bytes(after[TCP]) == bytes(before[TCP])
     assert place.tenant.count == 1  # it counts from now on
     assert not place.opened
-    place.repeated.enter()
-    [begun] = place.opened
-    assert (begun.key, begun.egress_ip, begun.octets) == (key, "192.0.2.1", len(buffer) - 10)
-    assert int.from_bytes(begun.last[:4], "big") == 7
+    place.decisions.open_pending()
+    [syn] = place.opened
+    assert (syn.key, syn.egress_ip, syn.octets) == (key, "192.0.2.1", len(buffer) - 10)
+    assert int.from_bytes(syn.last[:4], "big") == 7
     assert place.tenant.count == 0  # whoever opens the flow counts it
     place.close()
 
@@ -164,23 +164,23 @@ def test_limits_hold():
 
 
 def test_nothing_is_known_after_a_look_around_nor_where_a_network_has_routes(place):
-    place.repeated.forget()
+    place.decisions.forget()
     assert not place.take(place.packet())
     place.ramp.network.routes = object()
-    place.repeated.learn(place.key(place.packet()), None)
+    place.decisions.learn(place.key(place.packet()), None)
     assert not place.take(place.packet())
 
 
 def test_many_are_entered_without_being_asked(place):
-    for port in range(2000, 2000 + MOST_WAITING):
+    for port in range(2000, 2000 + MAX_PENDING):
         assert place.take(place.packet(sport=port))
-    assert len(place.opened) == MOST_WAITING
+    assert len(place.opened) == MAX_PENDING
 
 
 def test_device_that_takes_nothing_is_counted(place):
     os.close(place.write_fd)
     place.write_fd = os.open(os.devnull, os.O_RDONLY)
-    broken = RepeatedConnections(place.ramp, place.write_fd, place.repeated._plane, lambda tenant: True)
+    broken = RampDecisions(place.ramp, place.write_fd, place.decisions._plane, lambda tenant: True)
     broken.learn(place.key(place.packet()), None)
     buffer = place.packet()
     assert broken.take(buffer, len(buffer))
@@ -202,9 +202,9 @@ class Through:
             header_bytes=header_bytes, mtu=mtu, tenant=self.tenant, network=network_, flows={},
             owns=lambda address: address == socket.inet_pton(_family(version), CLIENT[version]),
         )  # fmt: skip
-        plane = SimpleNamespace(asks=lambda: False, open_repeated=lambda *words: self.opened.append(words))
-        self.repeated = RepeatedThrough(self.way, plane, lambda tenant: True)
-        self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
+        plane = SimpleNamespace(asks=lambda: False, open_sent=lambda *words: self.opened.append(words))
+        self.decisions = ExitDecisions(self.way, plane, lambda tenant: True)
+        self.decisions.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
 
     def packet(self, *, sport=1001, mss=1440, hops=64, options=None):
         made = network(self.version, CLIENT[self.version], FAR[self.version])
@@ -216,7 +216,7 @@ class Through:
         return flow_key(buffer, parsed(buffer, self.v))
 
     def take(self, buffer):
-        return self.repeated.take(self.tunnel, buffer, len(buffer))
+        return self.decisions.take(self.tunnel, buffer, len(buffer))
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -227,9 +227,9 @@ def test_second_syn_of_a_tunnel_goes_on_as_it_is_and_is_a_flow_at_once(header_by
     before = bytes(buffer)
     assert through.take(buffer)
     assert through.sent == [before]
-    [(tunnel, protocol, begun, egress)] = through.opened
+    [(tunnel, protocol, syn, egress)] = through.opened
     assert (tunnel, protocol, egress) == (through.tunnel, 6, through.way)
-    assert (begun.key, begun.egress_ip, begun.octets) == (
+    assert (syn.key, syn.egress_ip, syn.octets) == (
         through.key(buffer),
         "192.0.2.1",
         len(buffer) - header_bytes,

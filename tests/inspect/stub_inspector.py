@@ -1,4 +1,4 @@
-"""As much of an inspector as a session needs that nobody reads."""
+"""An inspector for tests of sessions: only what a session that is not read needs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from proxy.flow.timers import Wheel
 from proxy.inspect.sockets import Turn
 
 
-class Home:
-    """Its clock is set, and what it is told is kept."""
+class StubInspector:
+    """Its clock is set by the test; what it is sent is recorded."""
 
     def __init__(self, poller):
         self.poller, self.turn, self.wheel = poller, Turn(), Wheel()

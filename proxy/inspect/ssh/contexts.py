@@ -6,40 +6,40 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from proxy.inspect.ssh.channels import Front, Through
+from proxy.inspect.ssh.channels import ForwardedChannel, Front
 from proxy.inspect.ssh.view import SSHView
 
 if TYPE_CHECKING:
-    from proxy.inspect.ssh.ruling import Ruled
+    from proxy.inspect.ssh.ruling import ChannelState
 
 
-class Opening(Protocol):
+class ChannelContext(Protocol):
     """The bridge, as channels see it. Implemented by `Bridge`."""
 
     view: SSHView
     client: Any
     has_agent: bool
 
-    def ruled(self) -> Ruled:
+    def new_channel(self) -> ChannelState:
         """A new channel, to be decided and recorded."""
         ...
 
-    def reached(self) -> Awaitable[Any]:
+    def origin_connection(self) -> Awaitable[Any]:
         """Wait for the connection to the origin, and return it. asyncssh.ChannelOpenError: there will be none."""
         ...
 
-    def take_place(self) -> None:
+    def reserve_channel(self) -> None:
         """Count a new channel. asyncssh.ChannelOpenError: there are too many."""
         ...
 
-    def leave_place(self) -> None: ...
+    def release_channel(self) -> None: ...
 
-    def agent_is_there(self) -> None:
+    def agent_available(self) -> None:
         """Note that the client's agent is available."""
         ...
 
 
-class Bridging(Protocol):
+class ConnectionContext(Protocol):
     """The bridge, as the two connections see it. Implemented by `Bridge`."""
 
     view: SSHView
@@ -47,18 +47,18 @@ class Bridging(Protocol):
 
     def client_lost(self, error: Exception | None) -> None: ...
 
-    def client_met(self, conn: Any) -> None: ...
+    def client_connected(self, conn: Any) -> None: ...
 
-    def wants_to_be(self, user: str) -> None:
+    def user_requested(self, user: str) -> None:
         """Note the requested user name at the origin."""
         ...
 
-    def proved(self, identity: str, method: str) -> None:
+    def identified(self, identity: str, method: str) -> None:
         """Note the identity that holds if the method succeeds."""
         ...
 
     def authenticated(self) -> Awaitable[None]:
-        """The method has succeeded: wait until the client may be told so, or the session has ended."""
+        """The method has succeeded: wait until the client may be informed, or the session has ended."""
         ...
 
     def banner(self, text: str, language: str) -> None:
@@ -67,18 +67,18 @@ class Bridging(Protocol):
 
     def session_front(self) -> Awaitable[Front]: ...
 
-    def forward(self, host: str, port: int, orig_host: str, orig_port: int) -> Awaitable[Through]: ...
+    def forward(self, host: str, port: int, orig_host: str, orig_port: int) -> Awaitable[ForwardedChannel]: ...
 
-    def forward_unix(self, path: str) -> Awaitable[Through]: ...
+    def forward_unix(self, path: str) -> Awaitable[ForwardedChannel]: ...
 
     def listen(self, host: str, port: int) -> Awaitable[Any]: ...
 
     def listen_unix(self, path: str) -> Awaitable[Any]: ...
 
-    def agent_wanted(self) -> Awaitable[Through]:
+    def open_agent(self) -> Awaitable[ForwardedChannel]:
         """The origin opens a channel to the client's agent."""
         ...
 
-    def x11_wanted(self, host: str, port: int) -> Awaitable[Through]:
+    def open_x11(self, host: str, port: int) -> Awaitable[ForwardedChannel]:
         """The origin opens a channel to the client's X11 display."""
         ...

@@ -10,10 +10,10 @@ import asyncssh
 Sign = Callable[[bytes, str], Awaitable[bytes]]  # (data, algorithm) -> signature; raises ProxyError
 
 
-class LentKey(asyncssh.SSHKeyPair):
+class RemoteKey(asyncssh.SSHKeyPair):
     """A key pair whose private key is in another process."""
 
-    _key_type = "lent"
+    _key_type = "remote"
 
     def __init__(self, public: str, sign: Sign) -> None:
         """`public`: in OpenSSH's format."""
@@ -23,15 +23,15 @@ class LentKey(asyncssh.SSHKeyPair):
 
     def sign(self, data: bytes) -> bytes:
         """Not possible in this process: see `sign_async`."""
-        raise RuntimeError("this key signs elsewhere")
+        raise RuntimeError("this key signs in another process")
 
     async def sign_async(self, data: bytes) -> bytes:
         """Request the signature, by the interface that asyncssh has for agents' keys."""
         return await self._sign(data, self.sig_algorithm.decode())
 
 
-class Exchange:
-    """A server's key exchange whose reply waits for the signature of a `LentKey`.
+class KeyExchange:
+    """A server's key exchange whose reply waits for the signature of a `RemoteKey`.
 
     asyncssh signs synchronously. As it does for GSS tokens, the packet handler here is a coroutine, and no packet is
     read until it has finished.
@@ -52,10 +52,10 @@ class Exchange:
         reply, self._reply = self._reply, None
         return known if reply is None else reply
 
-    def _replying(self, key: LentKey, blob: bytes) -> None:
+    def _replying(self, key: RemoteKey, blob: bytes) -> None:
         self._reply = self._answer(key, blob)
 
-    async def _answer(self, key: LentKey, blob: bytes) -> None:
+    async def _answer(self, key: RemoteKey, blob: bytes) -> None:
         exchange = self._exchange
         secret = exchange._compute_server_shared()
         digest = exchange._compute_hash(blob, secret)

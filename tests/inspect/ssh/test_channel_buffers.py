@@ -1,4 +1,4 @@
-"""What channels hold: few pieces in the order in which they came."""
+"""What channels buffer: few pieces, in the order in which they arrived."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inspect.ssh.held import MOST_PIECES, PIECE, SMALL, STEP, hold_in_pieces, in_turn
+from proxy.inspect.ssh.channel_buffers import MAX_PIECES, PIECE, SMALL, STEP, hold_in_pieces, write_order
 
 WINDOW = 2 << 20
 
@@ -45,7 +45,7 @@ def test_nothing_is_lost_and_each_kind_keeps_its_order(parts):
         expected[datatype] += data * times
     assert {kind: chan.joined(kind) for kind in expected} == expected
     assert chan._recv_window == WINDOW - sum(map(len, expected.values()))
-    assert len(chan._recv_buf) <= MOST_PIECES + 2
+    assert len(chan._recv_buf) <= MAX_PIECES + 2
 
 
 @pytest.mark.parametrize("kinds", [[None], [None, 1]])
@@ -53,7 +53,7 @@ def test_a_window_of_single_bytes_is_held_in_few_pieces(kinds):
     chan = Chan()
     for number in range(300_000):
         chan._accept_data(b"x", kinds[number % len(kinds)])
-    assert len(chan._recv_buf) <= MOST_PIECES + 2
+    assert len(chan._recv_buf) <= MAX_PIECES + 2
     assert all(len(data) <= PIECE for data, _ in chan._recv_buf) or len(kinds) == 2
 
 
@@ -102,7 +102,7 @@ class End:
 
 def test_who_has_little_to_say_comes_first_and_the_others_in_turn():
     ends = [End("a", WINDOW), End("key", 1), End("b", SMALL + 1), End("line", SMALL), End("c", WINDOW)]
-    assert [end.name for end in in_turn(ends, None)] == ["key", "line", "a", "b", "c"]
-    assert [end.name for end in in_turn(ends, ends[2])] == ["line", "key", "b", "c", "a"]
+    assert [end.name for end in write_order(ends, None)] == ["key", "line", "a", "b", "c"]
+    assert [end.name for end in write_order(ends, ends[2])] == ["line", "key", "b", "c", "a"]
     gone = End("gone", 0)
-    assert [end.name for end in in_turn(ends, gone)] == ["key", "line", "a", "b", "c"]
+    assert [end.name for end in write_order(ends, gone)] == ["key", "line", "a", "b", "c"]

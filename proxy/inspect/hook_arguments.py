@@ -1,4 +1,4 @@
-"""Turns the argument of a hook into plain data, as the hook is called in the proxy.
+"""Encodes the argument of a hook as plain data, since the hook is called in the proxy.
 
 The application's object lives there, with its state; an inspector may open neither files nor sockets.
 """
@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from proxy.inspect.http.body import BodyOver, BodyPart
+from proxy.inspect.http.body import BodyEnd, BodyPart
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.messages import Headers, RequestHead
 from proxy.inspect.http.websocket import WebSocketMessage
-from proxy.inspect.ssh.question import ChannelRequest, ExecRequest, Login
+from proxy.inspect.ssh.hook_arguments import ChannelRequest, ExecRequest, Login
 from proxy.wire.client_hello import Hello
 
 
-def plain(argument: Any) -> dict[str, Any]:
+def encode_argument(argument: Any) -> dict[str, Any]:
     """The fields of the hook's argument (`proxy.hooks.messages`) except the flow."""
     if isinstance(argument, Hello):
         return {"sni": argument.sni, "alpn": list(argument.alpn), "version": argument.version, "ja4": argument.ja4}
@@ -31,7 +31,7 @@ def plain(argument: Any) -> dict[str, Any]:
         }
     if isinstance(argument, BodyPart):
         return _part(argument)
-    if isinstance(argument, BodyOver):
+    if isinstance(argument, BodyEnd):
         return {"body": _body(argument.number, from_client=argument.from_client)}
     if isinstance(argument, Exchange):
         request = _request(argument.request)
@@ -43,24 +43,24 @@ def plain(argument: Any) -> dict[str, Any]:
             "headers": _headers(argument.response.headers),
         }
     if isinstance(argument, Login | ChannelRequest | ExecRequest):
-        told: dict[str, Any] = msgspec.to_builtins(argument)
-        return told
-    raise TypeError(f"no hook is shown a {type(argument).__name__}")
+        encoded: dict[str, Any] = msgspec.to_builtins(argument)
+        return encoded
+    raise TypeError(f"no hook takes a {type(argument).__name__}")
 
 
 def _part(part: BodyPart) -> dict[str, Any]:
     """A part of a body; only the first carries its request or response."""
     exchange = part.exchange
-    told = {
+    encoded = {
         "body": _body(exchange.number, from_client=part.from_client),
         "data": part.data,
         "is_last": part.is_last,
     }
     if part.is_first:
-        told["request"] = _request(exchange.request)
+        encoded["request"] = _request(exchange.request)
         if not part.from_client:
-            told["status"], told["headers"] = exchange.response.status, _headers(exchange.response.headers)
-    return told
+            encoded["status"], encoded["headers"] = exchange.response.status, _headers(exchange.response.headers)
+    return encoded
 
 
 def _body(number: int, *, from_client: bool) -> str:

@@ -1,4 +1,4 @@
-"""Claims on resources that two proxies in one network namespace cannot share, as abstract sockets of that namespace."""
+"""Locks on resources that two proxies in one network namespace cannot share: abstract sockets of that namespace."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from proxy.errors import ProxyError
 from proxy.settings import KernelOffRamp
 
-TABLES = 0x2_0000  # routing tables claimed, from `first_table` on
+TABLES = 0x2_0000  # routing tables reserved, from `first_table` on
 
 
-class Claims:
-    """The claims of one proxy, held until `close`, or until the process ends."""
+class ResourceLocks:
+    """The locks of one proxy, held until `close`, or until the process ends."""
 
     def __init__(self, own: KernelOffRamp) -> None:
         """Raises ProxyError if another proxy holds one of them; the message names the setting to change."""
@@ -33,12 +33,12 @@ class Claims:
             self.close()
             words = ", ".join(f"{name}: ..." for name in dict.fromkeys(taken))
             raise ProxyError(
-                "another proxy of this network namespace has what this one would use: "
-                f"give it its own 'kernel: {{{words}}}'"
+                "another proxy in this network namespace uses the same resources: "
+                f"give this one its own 'kernel: {{{words}}}'"
             )
 
     def close(self) -> None:
-        """Release the claims."""
+        """Release the locks."""
         for sock in self._held:
             sock.close()
         self._held.clear()

@@ -1,8 +1,8 @@
-"""Unsolicited datagrams from outside to one of our ports: let in according to the tenant's filtering.
+"""Unsolicited datagrams from outside to one of our ports: admitted or dropped, as the tenant's filtering says.
 
 The kernel's NAT filters by address and port. Rules hand over other datagrams to a port that it translates to (RFC 4787
-5), such as TFTP and STUN answers from another port. A datagram that is let in gets a connection of its own, with the
-mapping of the client's endpoint (REQ-1), and goes to the kernel again, which carries the following ones.
+5), such as TFTP and STUN replies from another port. An admitted datagram gets a connection of its own, with the
+mapping of the client's endpoint (REQ-1), and is returned to the kernel, which carries the following ones.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ BATCH = 512
 MAX_NEW = 65_536  # flows whose mapping is still to be looked up
 
 
-class Unasked:
-    """Receives unsolicited datagrams by the rules' log, and lets them in or drops them."""
+class UnsolicitedUDP:
+    """Receives unsolicited datagrams by the rules' log, and admits or drops them."""
 
     def __init__(
         self, group: int, device: int, ways: Mapping[Carrier, Way], marks: Mapping[Carrier, int], conntrack: Conntrack
@@ -73,14 +73,14 @@ class Unasked:
 
     def _arrived(self, buffer: bytearray, packet: IPPacket) -> None:
         key = flow_key(buffer, packet)
-        outside = packet.destination + key[-2:]
-        flows = self._mapped.get(outside)
+        external = packet.destination + key[-2:]
+        flows = self._mapped.get(external)
         if flows is None or packet.source not in flows:
-            self._look()
-            flows = self._mapped.get(outside, {})
+            self._look_up_mappings()
+            flows = self._mapped.get(external, {})
         parent = flows.get(packet.source)
         if parent is None:  # other flows of the mapping may admit it
-            parent = next((flow for flow in flows.values() if _lets_in_everybody(flow)), None)
+            parent = next((flow for flow in flows.values() if _admits_any_source(flow)), None)
         if parent is None or parent.tenant.settings.udp_filtering == "address-and-port":
             owner = next(iter(flows.values()), None)
             (self.drops if owner is None else owner.tenant.drops)[DropReason.UNSOLICITED] += 1
@@ -93,7 +93,7 @@ class Unasked:
         size = len(parent.source)
         ours = parent.source + key[:size] + parent.source_port.to_bytes(2, "big") + key[-4:-2]
         inject = partial(self._inject, parent, ours, key, buffer)
-        reason = self._plane.open_answer(parent, ours, inject, time.monotonic(), time.time_ns())
+        reason = self._plane.open_inbound(parent, ours, inject, time.monotonic(), time.time_ns())
         if reason is not None:
             parent.tenant.drops[reason] += 1
 
@@ -117,7 +117,7 @@ class Unasked:
         if flow.tenant.settings.udp_filtering != "address-and-port":
             self._new.append(flow)
 
-    def _look(self) -> None:
+    def _look_up_mappings(self) -> None:
         """Look up the mappings of flows that were added since the last time."""
         new = [flow for flow in self._new if not flow.is_ended]
         self._new.clear()
@@ -126,8 +126,8 @@ class Unasked:
             entries = self._conntrack.get([(UDP, flow.key, self._ways[_egress(flow)].zone) for flow in part])
             for flow, entry in zip(part, entries, strict=True):
                 if entry is not None:
-                    there = reverse_key(entry.reply)  # the reply's reverse: from our external address and port
-                    flow.virtual = there[: len(flow.source)] + there[-4:-2]
+                    outbound = reverse_key(entry.reply)  # the reply's reverse: from our external address and port
+                    flow.virtual = outbound[: len(flow.source)] + outbound[-4:-2]
                     self._mapped.setdefault(flow.virtual, {})[flow.destination] = flow
 
     def _crashed(self, error: BaseException) -> None:
@@ -139,5 +139,5 @@ def _egress(flow: Flow) -> Carrier:
     return flow.egress
 
 
-def _lets_in_everybody(flow: Flow) -> bool:
+def _admits_any_source(flow: Flow) -> bool:
     return flow.tenant.settings.udp_filtering == "endpoint"

@@ -1,17 +1,17 @@
-"""What inspectors tell of SSH becomes what the hooks are shown."""
+"""What inspectors report of SSH becomes the arguments of hooks."""
 
 from __future__ import annotations
 
 from proxy.hooks.arguments import INSPECTION_HOOKS, argument
-from proxy.inspect.questions import plain
-from proxy.inspect.ssh.question import ChannelRequest, ExecRequest, Login
+from proxy.inspect.hook_arguments import encode_argument
+from proxy.inspect.ssh.hook_arguments import ChannelRequest, ExecRequest, Login
 
 FLOW = object()
 
 
 def shown(hook, question):
     assert hook in INSPECTION_HOOKS
-    return argument(hook, plain(question), FLOW)
+    return argument(hook, encode_argument(question), FLOW)
 
 
 def test_a_login():

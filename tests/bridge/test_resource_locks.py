@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import ProxyError
-from proxy.kernel.claims import Claims
+from proxy.kernel.resource_locks import ResourceLocks
 from proxy.settings import KernelOffRamp
 from tests.netns import Namespace, needs_root
 
@@ -17,17 +17,17 @@ OTHER = KernelOffRamp(instance="b", mark=0x6F80_0000, first_table=0x6F80_0000, f
 
 def refused(own: KernelOffRamp) -> str:
     with pytest.raises(ProxyError) as error:
-        Claims(own)
+        ResourceLocks(own)
     return str(error.value).split("'kernel: ")[1].rstrip("'")
 
 
 def test_what_is_in_use_is_named_and_free_again_afterwards():
     def meet() -> list[str]:
-        first, other = Claims(FIRST), Claims(OTHER)
+        first, other = ResourceLocks(FIRST), ResourceLocks(OTHER)
         change = {"instance": "b", "mark": FIRST.mark + 0x1_0000, "first_table": FIRST.first_table - 0x1_0000}
         said = [refused(FIRST), *(refused(replaced(name, value)) for name, value in change.items())]
         first.close()
-        Claims(FIRST).close()
+        ResourceLocks(FIRST).close()
         other.close()
         return said
 
@@ -39,8 +39,8 @@ def test_what_is_in_use_is_named_and_free_again_afterwards():
     try:
         everything = "{instance: ..., mark: ..., first_table: ..., first_zone: ...}"
         assert one.run(meet) == [everything, "{instance: ...}", "{mark: ...}", "{first_table: ...}"]
-        held = one.run(Claims, FIRST)
-        two.run(Claims, FIRST).close()  # another namespace
+        held = one.run(ResourceLocks, FIRST)
+        two.run(ResourceLocks, FIRST).close()  # another namespace
         held.close()
     finally:
         one.close()

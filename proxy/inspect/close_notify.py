@@ -17,14 +17,14 @@ ALERT_BYTES = 1_024  # larger than any alert record
 
 
 @functools.cache
-def _stand_in() -> tuple[socket.socket, socket.socket]:
+def _empty_pair() -> tuple[socket.socket, socket.socket]:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     return near, far
 
 
 def prepare() -> None:
     """Create the socket pair while the sandbox still allows it."""
-    _stand_in()
+    _empty_pair()
 
 
 def close_notify(sock: ssl.SSLSocket) -> bytes:
@@ -32,10 +32,10 @@ def close_notify(sock: ssl.SSLSocket) -> bytes:
 
     Afterwards nothing may be written to `sock`, but reading goes on. Only one thread of a process may call it.
     """
-    near, far = _stand_in()
+    near, far = _empty_pair()
     descriptor = sock.fileno()
     try:
-        kept = os.dup(descriptor)
+        original = os.dup(descriptor)
     except OSError:  # out of descriptors: only a FIN is sent
         return b""
     try:
@@ -45,9 +45,9 @@ def close_notify(sock: ssl.SSLSocket) -> bytes:
         except (OSError, ValueError):  # it would wait for the peer's alert, or the peer is gone
             pass
         finally:
-            os.dup2(kept, descriptor, inheritable=False)
+            os.dup2(original, descriptor, inheritable=False)
     finally:
-        os.close(kept)
+        os.close(original)
     try:
         return far.recv(ALERT_BYTES)
     except BlockingIOError:

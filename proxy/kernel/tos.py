@@ -22,7 +22,7 @@ def set_tos(sock: socket.socket, tos: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
 
 
-def ask_for_tos(sock: socket.socket) -> None:
+def receive_tos(sock: socket.socket) -> None:
     """Receive the TOS as ancillary data."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from proxy.flow.tenant import Tenant
 from proxy.kernel import facts
 
-SHARE = 64  # a tenant may have this many connections for each free entry
+PER_FREE_ENTRY = 64  # connections that a tenant may have for each free entry
 
 
-class ConntrackShare:
+class ConntrackLimit:
     """Counts connections from one `refresh` to the next, a few times a second."""
 
     def __init__(self, tenants: Mapping[str, Tenant]) -> None:
@@ -27,7 +27,7 @@ class ConntrackShare:
     def reserve(self, tenant: Tenant) -> bool:
         """Whether there is room for one more connection of this tenant. If so, it is counted."""
         held = self._held[tenant.name]
-        if held >= SHARE * self._room:
+        if held >= PER_FREE_ENTRY * self._room:
             return False
         self._held[tenant.name] = held + 1
         self._room -= 1

@@ -1,4 +1,4 @@
-"""The kernel's reports on flows that it carries by itself: first answers, ends, and totals.
+"""The kernel's reports on flows that it carries by itself: first replies, ends, and totals.
 
 Rules log the headers of packets that begin and end a connection (proxy/kernel/ruleset.py); totals are conntrack's; a
 connection that conntrack drops was idle.
@@ -20,7 +20,7 @@ from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
 from proxy.kernel.ruleset import LOGGED_AT_ONCE, ON_RAMP, SNAP_BYTES
 from proxy.offramps.exit import InterfaceRamp, is_flush
-from proxy.offramps.watched import WatchedFlow
+from proxy.offramps.tracked_flow import TrackedFlow
 from proxy.packet.forward import quoted_key
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import Plane
@@ -30,21 +30,21 @@ from proxy.wire.ip import TCP
 
 log = logging.getLogger(__name__)
 
-INDEX = 0x7FFF  # the bits of a mark that identify the way
+INDEX_MASK = 0x7FFF  # the bits of a mark that identify a way
 BUDGET = 64  # copies or events per readiness event
 SLICE, SLICE_S = 64, 0.005  # connections deleted together, and the interval: 10,000 a second and more
 BATCH = 512  # connections per query
-MARKS = 0xFFFF_0000  # the bits of a mark that identify the proxy
-OVER = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/netfilter/nf_conntrack_tcp.h)
-SHORT_S = 1.0  # shorter flows are not worth remembering
+MARK_MASK = 0xFFFF_0000  # the bits of a mark that identify the proxy
+FINAL_STATES = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/netfilter/nf_conntrack_tcp.h)
+SHORT_S = 1.0  # shorter flows are not worth storing
 CATCH_UP_S = 0.02  # twice the time for which the kernel buffers copies
-PATIENCE_S = 1.0  # for conntrack's final event on a connection that was deleted
+DESTROY_TIMEOUT_S = 1.0  # for conntrack's final event on a connection that was deleted
 NOTHING: dict[bytes, Flow] = {}
 LOG_BYTES = 7680  # of copies per batch: with the kernel's overhead that takes two pages, not 32
 
 
-class Accounts:
-    """The accounts of all interface on-ramps of one proxy."""
+class Accounting:
+    """The kernel's accounting of the flows of all interface on-ramps of one proxy."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class Accounts:
         zones: Mapping[InterfaceRamp, int],
         conntrack: Conntrack,
         group: int,
-        remember: Callable[[Flow], None],
+        store: Callable[[Flow], None],
     ) -> None:
-        """`ramps`: by the index of their way. `group`: the NFLOG group. `remember(flow)` stores it for a successor.
+        """`ramps`: by the index of their way. `group`: the NFLOG group. `store(flow)` stores it for a successor.
 
         Raises OSError if the kernel has no NFLOG, or no events.
         """
-        self.gone: list[FlowRecord] = []  # remembered flows that are no longer in conntrack
-        self._young: deque[Flow] = deque()
-        self._remember = remember
+        self.missing: list[FlowRecord] = []  # stored flows that are no longer in conntrack
+        self._recent: deque[Flow] = deque()
+        self._store = store
         self._ramps, self._zones, self._conntrack = ramps, zones, conntrack
         self._finishing: deque[tuple[Flow, Callable[[], None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -93,22 +93,22 @@ class Accounts:
         """Have conntrack delete an ended flow, and call `done` when its final totals are in."""
         self._finishing.append((flow, done))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._forget_some)
+            self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._delete_some)
 
     def tick(self, now: float) -> None:
-        """Remember flows, and stop waiting for events that were lost, or of entries that had gone before."""
-        self._remember_some(now)
+        """Store flows, and stop waiting for events that were lost, or about entries that were already gone."""
+        self._store_some(now)
         for place in [place for place, (_, _, until) in self._awaited.items() if until < now]:
             self._awaited.pop(place)[1]()
 
-    def _forget_some(self) -> None:
+    def _delete_some(self) -> None:
         """Delete ended connections, whose DESTROY events have the totals. A few at a time: packets wait meanwhile."""
         self._timer = None
-        finishing, until, wanted = self._finishing, time.monotonic() + PATIENCE_S, []
+        finishing, until, wanted = self._finishing, time.monotonic() + DESTROY_TIMEOUT_S, []
         for _ in range(min(SLICE, len(finishing))):
             flow, done = finishing.popleft()
-            if _has_its_place(flow):
-                place = self._place(flow)
+            if _holds_its_key(flow):
+                place = self._conntrack_key(flow)
                 wanted.append(place)
                 self._awaited[place] = flow, done, until
             else:  # the entry is a later flow's
@@ -116,63 +116,64 @@ class Accounts:
         if wanted:
             self._conntrack.delete(wanted)
         if finishing:
-            self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._forget_some)
+            self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._delete_some)
 
     def add(self, flow: Flow) -> None:
         """Add a new flow that the kernel carries."""
-        self._young.append(flow)
+        self._recent.append(flow)
 
-    def _remember_some(self, now: float) -> None:
+    def _store_some(self, now: float) -> None:
         """Store flows that outlive `SHORT_S` for a successor."""
-        young = self._young
-        while young and young[0].started_at < now - SHORT_S:
-            flow = young.popleft()
+        recent = self._recent
+        while recent and recent[0].started_at < now - SHORT_S:
+            flow = recent.popleft()
             if not flow.is_ended:
-                self._remember(flow)
+                self._store(flow)
 
-    def take_back(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
-        """Find in conntrack the flows that a killed proxy has left to the kernel; those not found are put in `gone`.
+    def recover(self, plane: Plane, orphans: Iterable[FlowRecord], mark: int) -> None:
+        """Find in conntrack the flows that a killed proxy has left to the kernel; those not found are put in `missing`.
 
         Flows that have ended meanwhile get conntrack's totals, if it still has them; how they ended is unknown.
         """
         known: dict[tuple[object, ...], FlowRecord]
-        known = {(r.protocol, r.src, r.src_port, r.dst, r.dst_port, r.tenant, r.vnet): r for r in left_over}
+        known = {(r.protocol, r.src, r.src_port, r.dst, r.dst_port, r.tenant, r.vnet): r for r in orphans}
         now, now_ns = time.monotonic(), time.time_ns()
-        for entry in self._conntrack.dump(mark | ON_RAMP, MARKS | ON_RAMP):
-            ramp = self._ramps.get(entry.mark & INDEX)
+        for entry in self._conntrack.dump(mark | ON_RAMP, MARK_MASK | ON_RAMP):
+            ramp = self._ramps.get(entry.mark & INDEX_MASK)
             if ramp is None or self._zones[ramp] != entry.zone:
                 continue
             place = (*_ends(entry), ramp.tenant.name, ramp.network.name)
-            record, is_over = known.get(place), entry.tcp_state in OVER
+            record, is_over = known.get(place), entry.tcp_state in FINAL_STATES
             if is_over and record is None:
                 continue
-            flow = plane.take_back(ramp, entry.protocol, entry.original, now, now_ns)
+            flow = plane.resume(ramp, entry.protocol, entry.original, now, now_ns)
             if flow is None:
                 continue
             if record is not None:
                 flow.restore(known.pop(place))
-            _take(flow, entry)
+            _copy_counters(flow, entry)
             if is_over:
                 flow.handler.end("unknown")
             else:
                 self.add(flow)
-        self.gone = list(known.values())
+        self.missing = list(known.values())
 
     def count(self, flows: Iterable[Flow]) -> None:
         """Update the totals of flows."""
         wanted = list(flows)
         for at in range(0, len(wanted), BATCH):
             part = wanted[at : at + BATCH]
-            for flow, entry in zip(part, self._conntrack.get([self._place(flow) for flow in part]), strict=True):
+            entries = self._conntrack.get([self._conntrack_key(flow) for flow in part])
+            for flow, entry in zip(part, entries, strict=True):
                 if entry is not None:
-                    _take(flow, entry)
+                    _copy_counters(flow, entry)
 
     def replace(self, flow: Flow) -> None:
         """Update the flow's totals and delete its conntrack entry, which conntrack would otherwise continue for a new
         connection with the same addresses and ports, as after a reset by the origin."""
-        [entry] = self._conntrack.get_and_delete([self._place(flow)])
+        [entry] = self._conntrack.get_and_delete([self._conntrack_key(flow)])
         if entry is not None:
-            _take(flow, entry)
+            _copy_counters(flow, entry)
 
     def catch_up(self, ramp: InterfaceRamp) -> None:
         """Read the copies of all packets so far; a message to the on-ramp's device makes the kernel deliver them."""
@@ -181,32 +182,32 @@ class Accounts:
         while not self._caught_up and select.select([self._log], [], [], CATCH_UP_S)[0]:
             self._read_log()
 
-    def outside(self, flow: Flow) -> bytes | None:
+    def external_endpoint(self, flow: Flow) -> bytes | None:
         """The address and port by which the origin knows the client, or None. The flow's totals are updated."""
-        [entry] = self._conntrack.get([self._place(flow)])
+        [entry] = self._conntrack.get([self._conntrack_key(flow)])
         if entry is None:
             return None
-        _take(flow, entry)
-        there = reverse_key(entry.reply)
-        return there[: len(flow.source)] + there[-4:-2]
+        _copy_counters(flow, entry)
+        outbound = reverse_key(entry.reply)
+        return outbound[: len(flow.source)] + outbound[-4:-2]
 
-    def _place(self, flow: Flow) -> tuple[int, bytes, int]:
+    def _conntrack_key(self, flow: Flow) -> tuple[int, bytes, int]:
         assert isinstance(flow.carrier, InterfaceRamp)
         return PROTOCOL_NUMBERS[flow.protocol], flow.key, self._zones[flow.carrier]
 
-    def _enter_repeated(self) -> None:
-        """Enter flows whose SYN was given back at once, as reports on them may arrive first."""
+    def _open_pending(self) -> None:
+        """Open flows whose SYN was returned at once, as reports on them may arrive first."""
         for ramp in self._zones:
-            ramp.repeated.enter()
+            ramp.cached_decisions.open_pending()
 
     def _logged(self, events: int) -> None:
         self._read_log()
 
     def _read_log(self) -> None:
-        self._enter_repeated()
+        self._open_pending()
         find = self._ramps.get
         for mark, _, data, arrived_ns in self._log.read(BUDGET):
-            ramp = find(mark & INDEX)
+            ramp = find(mark & INDEX_MASK)
             seen = None if ramp is None else observe(data)
             if ramp is None or seen is None:
                 self._caught_up = self._caught_up or is_flush(data)
@@ -214,60 +215,60 @@ class Accounts:
             if isinstance(seen, Observed):
                 table, key = ramp.flows.get(TCP, NOTHING), seen[0]
                 if (flow := table.get(key)) is not None:
-                    if isinstance(flow.handler, WatchedFlow):  # else a later flow has its ports, and is not decided yet
+                    if isinstance(flow.handler, TrackedFlow):  # else a later flow has its ports, and is not decided yet
                         flow.handler.observed(seen, True, arrived_ns)
                 else:
-                    flow = table.get(reverse_key(key)) or _answered(ramp, TCP, key)
-                    if flow is not None and isinstance(flow.handler, WatchedFlow):
+                    flow = table.get(reverse_key(key)) or _find_by_reply(ramp, TCP, key)
+                    if flow is not None and isinstance(flow.handler, TrackedFlow):
                         flow.handler.observed(seen, False, arrived_ns)
                 continue
             quoted = quoted_key(data, seen)
             if quoted is None:
                 continue
-            flow = ramp.flows.get(quoted[0], NOTHING).get(quoted[1]) or _answered(
+            flow = ramp.flows.get(quoted[0], NOTHING).get(quoted[1]) or _find_by_reply(
                 ramp, quoted[0], reverse_key(quoted[1])
             )
-            if flow is not None and isinstance(flow.handler, WatchedFlow) and flow.key == quoted[1]:
-                flow.handler.told_unreachable(data, seen)
+            if flow is not None and isinstance(flow.handler, TrackedFlow) and flow.key == quoted[1]:
+                flow.handler.icmp_error_observed(data, seen)
 
     def _destroyed(self, events: int) -> None:
-        self._enter_repeated()
-        given_up: list[tuple[Flow, Entry]] = []
+        self._open_pending()
+        destroyed: list[tuple[Flow, Entry]] = []
         for _, entry in self._events.read(BUDGET):
-            ramp = self._ramps.get(entry.mark & INDEX)
+            ramp = self._ramps.get(entry.mark & INDEX_MASK)
             if ramp is None or self._zones[ramp] != entry.zone:
                 continue
             awaited = self._awaited.pop((entry.protocol, entry.original, entry.zone), None)
             if awaited is not None:
-                _take(awaited[0], entry)
+                _copy_counters(awaited[0], entry)
                 awaited[1]()
                 continue
             flow = ramp.flows.get(entry.protocol, NOTHING).get(entry.original)
-            if flow is None or flow.is_recorded or not isinstance(flow.handler, WatchedFlow):
+            if flow is None or flow.is_recorded or not isinstance(flow.handler, TrackedFlow):
                 continue
             if flow.is_ended:  # conntrack forgets a SYN that was refused by itself
-                _take(flow, entry)
+                _copy_counters(flow, entry)
             else:
-                given_up.append((flow, entry))
-        if given_up:
-            self._give_up(given_up)
+                destroyed.append((flow, entry))
+        if destroyed:
+            self._end_destroyed(destroyed)
 
-    def _give_up(self, forgotten: Sequence[tuple[Flow, Entry]]) -> None:
+    def _end_destroyed(self, destroyed: Sequence[tuple[Flow, Entry]]) -> None:
         """End flows that conntrack has dropped, unless an entry exists: then the event was about an earlier connection
         in TIME_WAIT with the same ports, which the flow's SYN replaced."""
-        present = self._conntrack.get([self._place(flow) for flow, _ in forgotten])
-        for (flow, entry), now_there in zip(forgotten, present, strict=True):
-            if now_there is None and not flow.is_ended:
-                _take(flow, entry)
-                flow.handler.given_up(is_answered=entry.reply_packets > 0)
+        entries = self._conntrack.get([self._conntrack_key(flow) for flow, _ in destroyed])
+        for (flow, entry), current in zip(destroyed, entries, strict=True):
+            if current is None and not flow.is_ended:
+                _copy_counters(flow, entry)
+                flow.handler.entry_destroyed(is_answered=entry.reply_packets > 0)
 
     def _crashed(self, error: BaseException) -> None:
         """Ignore the error, which is logged. What was read is lost; those flows end by conntrack's timeouts."""
 
 
-def _answered(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
+def _find_by_reply(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
     """The flow between sites whose replies have this key."""
-    found: Flow | None = ramp.network.answered(protocol, key)
+    found: Flow | None = ramp.network.find_by_reply(protocol, key)
     return found
 
 
@@ -283,15 +284,15 @@ def _ends(entry: Entry) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _has_its_place(flow: Flow) -> bool:
-    """Whether no later flow has the same addresses and ports."""
+def _holds_its_key(flow: Flow) -> bool:
+    """Whether no later flow has taken its addresses and ports."""
     return flow.tenant.find(flow.carrier, PROTOCOL_NUMBERS[flow.protocol], flow.key) is flow
 
 
-def _take(flow: Flow, entry: Entry) -> None:
-    """Copy an entry's counters: conntrack counts all of the flow's packets, also those that passed through us."""
+def _copy_counters(flow: Flow, entry: Entry) -> None:
+    """Copy the counters of an entry: conntrack counts all of the flow's packets, also those that passed through us."""
     client, origin = flow.client_path, flow.origin_path
     client.packets, client.octets = entry.original_packets, entry.original_octets
     origin.packets, origin.octets = entry.reply_packets, entry.reply_octets
     if origin.packets and flow.protocol != "tcp" and "d" not in flow.history:
-        flow.noted("d")
+        flow.add_history("d")

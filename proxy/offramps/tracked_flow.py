@@ -18,13 +18,13 @@ from proxy.wire.ip import IPPacket
 
 DNS = 53
 FIN, SYN, RST, ACK = tcp.FIN, tcp.SYN, tcp.RST, tcp.ACK
-MOST_IN_SYN = 1 << 16  # what a SYN may bring, itself counted
+MAX_SYN_BYTES = 1 << 16  # what a SYN may bring, itself counted
 TIMESTAMPS = 12  # bytes of the option, padded (RFC 7323 appendix A)
 
 _number = struct.Struct("!I").unpack_from
 
 
-class WatchedFlow:
+class TrackedFlow:
     """A flow, with what its packets have shown."""
 
     __slots__ = ("_plane", "flow")
@@ -54,16 +54,16 @@ class WatchedFlow:
             flow.tracked[1].options = TIMESTAMPS * seen.has_timestamps
         self._track(seen.last, flags, seen.payload, is_outward)
 
-    def given_up(self, *, is_answered: bool) -> None:
+    def entry_destroyed(self, *, is_answered: bool) -> None:
         """End a flow that conntrack has dropped, which it does at once if the only answer to a SYN is an RST."""
         flow = self.flow
         if flow.protocol == "tcp" and flow.state == "new":
-            flow.noted("r" if is_answered else "")
+            flow.add_history("r" if is_answered else "")
             self.end("origin_refused" if is_answered else "origin_timeout")
         else:
             self.end("client_idle_timeout")
 
-    def told_unreachable(self, data: bytes, packet: IPPacket) -> None:
+    def icmp_error_observed(self, data: bytes, packet: IPPacket) -> None:
         """Handle an ICMP error in `data`, on its way to the client."""
         if self.flow.protocol == "tcp" and self.flow.state == "new" and not self.flow.is_ended:
             self._end_unreachable(packet.version, data[packet.l4], data[packet.l4 + 1])
@@ -78,18 +78,18 @@ class WatchedFlow:
         flow, now = self.flow, time.monotonic()
         if flow.protocol != "tcp":
             flow.ttfb_ms = (now - flow.started_at) * 1000
-            flow.noted("d")
-            self._watch()
+            flow.add_history("d")
+            self._watch_idle()
         elif flags & tcp.SYN and flow.state == "new":
             flow.origin_tcp_ms = (now - flow.started_at) * 1000
-            flow.noted("h")
+            flow.add_history("h")
             self._connected()
 
     def _connected(self) -> None:
         self._plane.lifecycle.connected(self.flow)
-        self._watch()
+        self._watch_idle()
 
-    def _watch(self) -> None:
+    def _watch_idle(self) -> None:
         if self.is_carried:
             return
         self._plane.lifecycle.watch_idle(self.flow, self._timeout_s(), time.monotonic())
@@ -118,26 +118,26 @@ class WatchedFlow:
             direction = tracked[not is_outward]
             direction.initial, direction.first_options = _number(last)[0], (last[8] >> 4) * 4 - tcp.MIN_HEADER
             if is_outward and "S" not in history:
-                flow.noted("S")
+                flow.add_history("S")
             return
         if is_outward:
             if "A" not in history and "h" in history:
-                self._acknowledged()
+                self._handshake_completed()
         elif payload and flow.ttfb_ms is None and not self.is_carried:
-            self._begins_to_answer()
+            self._first_byte_arrived()
         if flags & (FIN | RST):
-            self._ends(last, flags, payload, is_outward)
+            self._fin_or_rst(last, flags, payload, is_outward)
 
-    def _ends(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
+    def _fin_or_rst(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
         """Handle a FIN or RST."""
         flow = self.flow
         history, tracked = flow.history, flow.tracked
         assert tracked is not None
         direction, other = tracked if is_outward else tracked[::-1]
-        if flags & RST and flow.state == "new" and not self._is_about_syn(last, flags, is_outward):
+        if flags & RST and flow.state == "new" and not self._is_rst_for_syn(last, flags, is_outward):
             return  # of an earlier connection between the same ports
         if self.is_carried and not is_outward and "h" in history and "A" not in history:
-            self._acknowledged()  # what a host ends, it has accepted: by the acknowledgement that has passed by us
+            self._handshake_completed()  # a host ends only what it has accepted; its ACK bypassed us
             history = flow.history
         if flags & RST:
             letter = "R" if is_outward else "r"
@@ -146,7 +146,7 @@ class WatchedFlow:
         else:
             letter = "F" if is_outward else "f"
         if letter not in history:
-            flow.noted(letter)
+            flow.add_history(letter)
         if direction.final is None and (flags & FIN or direction.initial is not None):
             direction.final = (_number(last)[0] + payload) & 0xFFFF_FFFF
         if flags & RST:
@@ -155,26 +155,26 @@ class WatchedFlow:
         elif ("f" if is_outward else "F") in history:  # the other side sent its FIN first
             self.end("origin_closed" if is_outward else "client_closed")
         elif letter not in history:
-            self._watch()
+            self._watch_idle()
 
-    def _is_about_syn(self, last: bytes, flags: int, is_outward: bool) -> bool:
+    def _is_rst_for_syn(self, last: bytes, flags: int, is_outward: bool) -> bool:
         """Whether an RST can belong to a connection of which there is nothing but its SYN (RFC 9293 3.10.7.3)."""
         assert self.flow.tracked is not None
         initial = self.flow.tracked[0].initial
         if initial is None or not (is_outward or flags & ACK):
             return initial is None
         (number,) = _number(last, 0 if is_outward else 4)
-        return bool(number - initial & 0xFFFF_FFFF <= MOST_IN_SYN)
+        return bool(number - initial & 0xFFFF_FFFF <= MAX_SYN_BYTES)
 
-    def _acknowledged(self) -> None:
-        """Note the end of the handshake: the client has acknowledged the origin's SYN."""
+    def _handshake_completed(self) -> None:
+        """Record the end of the handshake: the client has acknowledged the origin's SYN."""
         flow = self.flow
-        flow.noted("A")
+        flow.add_history("A")
         if flow.connected_at is not None and not self.is_carried:
             flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
 
-    def _begins_to_answer(self) -> None:
-        """Note the time of the origin's first byte."""
+    def _first_byte_arrived(self) -> None:
+        """Record the time of the origin's first byte."""
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
@@ -188,17 +188,17 @@ class WatchedFlow:
             return 0
         return flow_hash(PROTOCOL_NUMBERS[flow.protocol], flow.key)
 
-    def _greet(self, data: memoryview) -> int:
+    def _complete_handshake(self, data: memoryview) -> int:
         """Send the client's first packet after its SYN to the kernel. The following ones are not examined."""
         flow = self.flow
         if "A" not in flow.history:
-            self._acknowledged()
+            self._handshake_completed()
         assert flow.egress is not None
         assert flow.egress.exit is not None
         flow.client_path.exit = flow.egress.exit
         return flow.egress.exit(data)
 
-    def _ends_outward(self, data: memoryview, l4: int, last: bytes) -> None:
+    def _client_fin_or_rst(self, data: memoryview, l4: int, last: bytes) -> None:
         """Handle a FIN or RST of the client when both directions are memoised."""
         flow = self.flow
         assert flow.egress is not None
@@ -208,7 +208,7 @@ class WatchedFlow:
         if not flow.is_ended:
             self._track(last, data[l4 + 13], len(data) - l4 - (data[l4 + 12] >> 4) * 4, True)
 
-    def _ends_inward(self, data: memoryview, l4: int, last: bytes) -> None:
+    def _origin_fin_or_rst(self, data: memoryview, l4: int, last: bytes) -> None:
         """Handle a FIN or RST of the origin when both directions are memoised."""
         flow = self.flow
         flow.origin_path.packets += 1
@@ -217,12 +217,12 @@ class WatchedFlow:
         if not flow.is_ended:
             self._track(last, data[l4 + 13], len(data) - l4 - (data[l4 + 12] >> 4) * 4, False)
 
-    def _await_answer(self, data: memoryview) -> None:
+    def _await_first_byte(self, data: memoryview) -> None:
         """Forward a packet of the origin to the client, and note the first one with payload."""
         flow = self.flow
         v = flow.carrier.header_bytes
         l4 = v + (20 if len(flow.source) == 4 else 40)
         if len(data) > l4 + (data[l4 + 12] >> 4) * 4:
-            self._begins_to_answer()
+            self._first_byte_arrived()
             flow.origin_path.send = flow.carrier.sender(self._number)
         flow.carrier.send(data)

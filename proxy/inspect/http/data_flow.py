@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from proxy.inspect.http.faults import By, Fault, told
+from proxy.inspect.http.faults import By, Fault, report_of
 from proxy.inspect.http.messages import ResponseHead
-from proxy.inspect.http.ruling import Ruled
+from proxy.inspect.http.ruling import VerdictHandling
 
 
-class Passing(Ruled):
+class DataFlow(VerdictHandling):
     """The part of an exchange that is about the flow of data."""
 
     __slots__ = ()
@@ -51,7 +51,7 @@ class Passing(Ruled):
     def is_origin_behind(self) -> bool:
         """Whether data of the new protocol waits for the origin, or the rest of a request whose client has gone. It is
         not needed once the request has been answered."""
-        return (self._switched or self.is_left) and self.requester is not None and self.requester.is_behind
+        return (self._switched or self.is_abandoned) and self.requester is not None and self.requester.is_behind
 
     @property
     def is_behind(self) -> bool:
@@ -59,7 +59,7 @@ class Passing(Ruled):
         return self.responder.is_behind or self.is_origin_behind
 
     def drop_origin(self, fault: Fault) -> None:
-        """Release the origin, with a reset unless it has done its part: then it may already serve another exchange."""
+        """Release the origin, with a reset unless it has done its part and may already serve another exchange."""
         if self.requester is not None and (not self.has_all or self.is_origin_behind):
             self.requester.reset(fault)
         self.requester = None
@@ -70,14 +70,14 @@ class Passing(Ruled):
         Without a proxy, the origin would still get what a client had sent before it left: so a request that is complete
         goes on to its end.
         """
-        if self.is_done or self.is_left:
+        if self.is_done or self.is_abandoned:
             return
         if self.fault is None and not (self._switched and self.client_ended):
-            self.fault, self.detail, self.fault_by = fault, detail, told(fault).by
+            self.fault, self.detail, self.fault_by = fault, detail, report_of(fault).by
             self.outcome = "error"
         is_behind = self._has_sent and self.requester is not None and self.requester.is_behind
         if fault is Fault.CLIENT_GONE and is_behind and not self.request.is_tunnel:
-            self.is_left = True
+            self.is_abandoned = True
             self._complete()
             return
         self.drop_origin(fault)
@@ -96,14 +96,14 @@ class Passing(Ruled):
         self.is_waiting = True
         self.responder.pause()
 
-    def repeat(self) -> None:
-        """The origin has refused the request unprocessed: send it again, once."""
-        self.is_repeated = True
+    def retried(self) -> None:
+        """The request will be sent again, once: the origin has refused it unprocessed."""
+        self.is_retried = True
         self.requester = None
 
     # Upgraded connections.
 
-    def broken_off(self, fault: Fault, detail: str, by: By) -> None:
+    def upgrade_failed(self, fault: Fault, detail: str, by: By) -> None:
         """The upgraded connection ends because of an error in its own protocol."""
         self.refuse(fault, detail, by=by)
 
