@@ -103,6 +103,7 @@ class Net:
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()  # for all tests
         self._test = contextlib.ExitStack()  # for one
+        self.proxy: Proxy | None = None
         self.directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-"))
         Path(self.directory).chmod(0o755)  # servers have no rights
         self.edge, self.origin = self.namespace(), self.namespace()
@@ -155,7 +156,11 @@ class Net:
 
     def close(self) -> None:
         self._test.close()
-        self._stack.close()
+        try:
+            if self.proxy is not None:
+                self.proxy.close()
+        finally:
+            self._stack.close()
 
     @contextlib.contextmanager
     def undone_on_failure(self) -> Iterator[None]:
@@ -214,7 +219,6 @@ class Scene(Net):
     def __init__(self, kind: str, tenant: str = "", more: str = "", wrapper: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.kind = kind
-        self.proxy: Proxy | None = None
         with self.undone_on_failure():
             self._build(tenant, more, wrapper)
 
@@ -264,14 +268,6 @@ class Scene(Net):
     def run(self, *words: object, code: int | None = 0, timeout_s: float = 90) -> str:
         """What a program printed at the client."""
         return self.program(self.client, *words, code=code, timeout_s=timeout_s)
-
-    def close(self) -> None:
-        self._test.close()
-        try:
-            if self.proxy is not None:
-                self.proxy.close()
-        finally:
-            super().close()
 
 
 def connect_tunnel(path: str, *, offload: bool, mtu: int = 1500, **context: Any) -> Laptop:

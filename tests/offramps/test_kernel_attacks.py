@@ -82,13 +82,6 @@ class Two(Net):
         sock.connect(listener.getsockname()[:2])
         return sock, self.accept(listener)
 
-    def close(self) -> None:
-        self._test.close()
-        try:
-            self.proxy.close()
-        finally:
-            super().close()
-
 
 @pytest.fixture(scope="module", params=list(RAMPS))
 def made(request):
@@ -97,12 +90,6 @@ def made(request):
     yield two
     two.close()
     assert open_descriptors() == before
-
-
-@pytest.fixture
-def net(made):
-    yield made
-    made.tidy()
 
 
 def exchange(client, origin, word=b"canary"):

@@ -73,13 +73,6 @@ class Place(Net):
             sock.listen(8)
         return sock
 
-    def close(self) -> None:
-        self._test.close()
-        try:
-            self.proxy.close()
-        finally:
-            super().close()
-
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "offload"])
 def made(request):
@@ -88,12 +81,6 @@ def made(request):
     yield place
     place.close()
     assert open_descriptors() == before
-
-
-@pytest.fixture
-def net(made):
-    yield made
-    made.tidy()
 
 
 @VERSIONS

@@ -101,13 +101,6 @@ class Sites(Net):
         client.connect((address, listener.getsockname()[1]))
         return client, self.accept(listener)
 
-    def close(self) -> None:
-        self._test.close()
-        try:
-            self.proxy.close()
-        finally:
-            super().close()
-
 
 @pytest.fixture(scope="module", params=list(CONFIGURATIONS))
 def made(request):
@@ -118,12 +111,6 @@ def made(request):
     until(lambda: state_of(sites.edge) == sites.before)
     sites.close()
     assert open_descriptors() == before
-
-
-@pytest.fixture
-def net(made):
-    yield made
-    made.tidy()
 
 
 def record(net, **wanted):

@@ -81,13 +81,6 @@ class Tenants(Net):
     def origin_of(self, name):
         return self.other if name == "gamma" else self.origin
 
-    def close(self) -> None:
-        self._test.close()
-        try:
-            self.proxy.close()
-        finally:
-            super().close()
-
 
 @pytest.fixture(scope="module", params=["interface", "connected"])
 def made(request):
@@ -96,12 +89,6 @@ def made(request):
     yield tenants
     tenants.close()
     assert open_descriptors() == before
-
-
-@pytest.fixture
-def net(made):
-    yield made
-    made.tidy()
 
 
 def server(net, namespace, version, kind, port=0, address=None):

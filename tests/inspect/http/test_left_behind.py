@@ -190,6 +190,24 @@ def upload(talk, number):
     return sent
 
 
+UPLOADED = b"".join(b"%d" % number * 16_000 for number in range(9))
+
+
+def upload_more_than_a_window(talk):
+    """A complete request, whose end waits for the origin's window."""
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    for start in range(0, len(UPLOADED), 16_000):
+        end = start + 16_000
+        talk.client_says(talk.browser.data(1, UPLOADED[start:end], end=end == len(UPLOADED)))
+
+
+def read_all(talk):
+    """The origin reads what has come, and then the rest, for which it opens its window."""
+    for _ in range(2):
+        talk.server.read()
+        talk.origin_says(talk.server.out())
+
+
 def leave(talk, how):
     """The client ends its connection."""
     if how == "ends":
@@ -202,17 +220,12 @@ def leave(talk, how):
 @pytest.mark.parametrize("how", ["ends", "resets"])
 def test_an_upload_that_is_complete_reaches_its_origin_though_its_client_leaves(how):
     talk = H2Talk()
-    talk.client_says(talk.browser.headers(1, POST, end=False))
-    for number in range(9):
-        talk.client_says(talk.browser.data(1, b"%d" % number * 16_000, end=number == 8))
+    upload_more_than_a_window(talk)
     assert len(talk.server.body(1)) == 65_535
     leave(talk, how)
     assert talk.finished is None
-    talk.server.read()
-    talk.origin_says(talk.server.out())
-    talk.server.read()
-    talk.origin_says(talk.server.out())
-    assert talk.server.body(1) == b"".join(b"%d" % number * 16_000 for number in range(9))
+    read_all(talk)
+    assert talk.server.body(1) == UPLOADED
     assert talk.server.of(events.StreamEnded)
     (record,) = talk.records
     assert (record.fault, record.fault_by, record.request_body_bytes) == ("client_gone", "client", 144_000)
@@ -221,9 +234,7 @@ def test_an_upload_that_is_complete_reaches_its_origin_though_its_client_leaves(
 
 def test_a_client_that_leaves_behind_an_upload_that_the_origin_does_not_read_ends_as_well():
     talk = H2Talk()
-    talk.client_says(talk.browser.headers(1, POST, end=False))
-    for number in range(9):
-        talk.client_says(talk.browser.data(1, b"x" * 16_000, end=number == 8))
+    upload_more_than_a_window(talk)
     leave(talk, "ends")
     leave(talk, "resets")
     talk.wait(200)
@@ -235,9 +246,7 @@ def test_a_client_that_leaves_behind_an_upload_that_the_origin_does_not_read_end
 
 def test_an_answer_to_a_client_that_has_left_goes_nowhere():
     talk = H2Talk()
-    talk.client_says(talk.browser.headers(1, POST, end=False))
-    for number in range(9):
-        talk.client_says(talk.browser.data(1, b"x" * 16_000, end=number == 8))
+    upload_more_than_a_window(talk)
     leave(talk, "ends")
     talk.client.take()
     talk.origin_says(talk.server.headers(1, [(b":status", b"103")], end=False))
@@ -245,11 +254,8 @@ def test_an_answer_to_a_client_that_has_left_goes_nowhere():
     talk.origin_says(talk.server.data(1, b"thanks", end=True))
     assert not talk.browser.of(events.ResponseReceived)
     assert talk.client.take() == b""
-    talk.server.read()
-    talk.origin_says(talk.server.out())
-    talk.server.read()
-    talk.origin_says(talk.server.out())
-    assert len(talk.server.body(1)) == 144_000
+    read_all(talk)
+    assert talk.server.body(1) == UPLOADED
     assert [record.fault for record in talk.records] == ["client_gone"]
 
 
