@@ -29,7 +29,7 @@ from proxy.inspect.ssh.view import SSHView
 from proxy.verdict import Verdict
 
 DISCONNECT = asyncssh.DISC_BY_APPLICATION
-DELIVERY_S = 30.0  # for the client to take the last output of an origin that is lost
+DELIVERY_S = 30.0  # for the client to take the last output of an origin that is lost, and to disconnect
 
 
 class Bridge:
@@ -252,14 +252,16 @@ class Bridge:
         self._disconnect_client(reason)
 
     async def _watch_origin(self, conn: ClientConnection) -> None:
-        """The origin is lost: deliver its last output before the client's connection ends."""
+        """The origin is lost: deliver its last output, then the reason, before the client's connection ends."""
         await conn.wait_closed()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DELIVERY_S):
                 await self._wait_until_idle()
-        if self._outcome is None:
-            self._end(*how_origin_ended(conn.lost))
-            self._disconnect_client("the origin has closed the connection", asyncssh.DISC_CONNECTION_LOST)
+                if self._outcome is None and self.client is not None:
+                    self._outcome = how_origin_ended(conn.lost)
+                    self.client.announce_end(asyncssh.DISC_CONNECTION_LOST, "the origin has closed the connection")
+                    await self.client.wait_closed()
+        self._end(*how_origin_ended(conn.lost))
 
     async def _wait_until_idle(self) -> None:
         """Wait until no channel is open, or the session has ended."""
@@ -274,5 +276,5 @@ class Bridge:
     def _end(self, reason: CloseReason, by: ClosedBy, detail: str | None = None) -> None:
         if self._outcome is None:
             self._outcome = Outcome(reason, by, detail)
-            self._over.set()
-            self._origin.cancel()  # its result is no longer needed
+        self._over.set()
+        self._origin.cancel()  # its result is no longer needed

@@ -14,6 +14,10 @@ STDERR = asyncssh.EXTENDED_DATA_STDERR
 DENIED_STATUS = 126  # a shell's status for a command that it may not execute
 
 
+class OriginLost(Exception):
+    """The connection to the origin is lost. The client gets no answer but the disconnect, which says why."""
+
+
 class Tap(Protocol):
     """Observes the data of a channel, and may change it."""
 
@@ -141,12 +145,13 @@ class Front(PairedChannel, asyncssh.SSHServerSession[bytes]):
         the origin may use the client's `auth-agent` or `x11`."""
         super().__init__()
         self._request, self._permit, self._ended = request, permit, ended
-        self._back: PairedChannel | None = None
+        self._back: Back | None = None
         self.forwards_agent = False
         self.display: Display | None = None
         self.typed: Callable[[bytes], None] | None = None  # reads input before it goes to the origin
         self.early = b""  # input that arrived before the origin's channel was open
         self.has_ended = False  # no input follows it
+        self.is_finished = False
 
     def requested(self, command: bytes | None, subsystem: str | None) -> Awaitable[str | None]:
         """Make the same request at the origin."""
@@ -185,11 +190,23 @@ class Front(PairedChannel, asyncssh.SSHServerSession[bytes]):
         super().connection_lost(error)
         if self.typed is not None:
             self.typed(b"")
-        self._ended(error)
+        self.finish(error)
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Report the end of the channel, once."""
+        if not self.is_finished:
+            self.is_finished = True
+            self._ended(error)
 
     def pair_with(self, peer: PairedChannel) -> None:
         super().pair_with(peer)
+        assert isinstance(peer, Back)
         self._back = peer
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the connection to the origin was lost before the origin had closed this channel."""
+        return self._back is not None and self._back.is_cut_off
 
     @property
     def waits_for_end(self) -> bool:
@@ -231,6 +248,7 @@ class Back(PairedChannel, asyncssh.SSHClientSession[bytes]):
         super().__init__()
         self.status: int | None = None
         self.signal: tuple[str, bool, str, str] | None = None
+        self.is_cut_off = False  # the connection was lost before the origin had closed this channel
 
     def _apply_tap(self, data: bytes) -> bytes:
         assert self.tap is not None
@@ -252,6 +270,8 @@ class Back(PairedChannel, asyncssh.SSHClientSession[bytes]):
                 self.peer.exit_with_signal(*self.signal)
             elif self.status is not None:
                 self.peer.exit(self.status)
+            else:
+                self.is_cut_off = self.chan._recv_state in ("open", "eof_pending", "eof")
         super().connection_lost(error)
 
     def _undelivered(self) -> list[tuple[bytes, int | None]]:

@@ -18,9 +18,16 @@ from typing import Any, ClassVar, TypeVar
 
 import asyncssh
 from asyncssh.connection import SSHConnection
-from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS, MSG_REQUEST_SUCCESS
+from asyncssh.constants import (
+    MSG_DISCONNECT,
+    MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
+    MSG_KEXINIT,
+    MSG_NEWKEYS,
+    MSG_REQUEST_SUCCESS,
+)
 from asyncssh.logging import SSHLogger
-from asyncssh.packet import Boolean
+from asyncssh.packet import Boolean, String, UInt32
 
 from proxy.inspect.ssh.channel_buffers import write_order
 from proxy.inspect.ssh.channels import PairedChannel
@@ -69,6 +76,11 @@ class BoundedConnection(SSHConnection):
     def is_full(self) -> bool:
         """Whether data written now would only be buffered."""
         return bool(self._holds)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended. asyncssh's `is_closed` is true only when its channels have ended, too."""
+        return self._transport is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -181,6 +193,14 @@ class BoundedConnection(SSHConnection):
         """Disconnect before any channel is closed: OpenSSH's client exits with its last channel, without reading on."""
         self._send_disconnect(code, reason, lang)
         self._force_close(None)
+
+    def announce_end(self, code: int, reason: str) -> None:
+        """Send a disconnect behind all data, and leave closing to the peer: a close would drop what is not yet sent."""
+        words = UInt32(code), String(reason), String("en-US")
+        if "exchange" in self._holds:  # data waits for the new keys; a disconnect would not
+            self._deferred_packets.append((MSG_DISCONNECT, words))
+        else:
+            self.send_packet(MSG_DISCONNECT, *words)
 
     def _force_close(self, exc: Exception | None) -> None:
         self._flush_outgoing()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import asyncssh
 from asyncssh.constants import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST
 
-from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Display, Front
+from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Display, Front, OriginLost
 
 MAX_REQUESTS = 128  # requests that wait for an answer
 CLIENT_CLOSED = "client_closed"  # the client has closed the channel, and the exit status has not arrived
@@ -49,6 +49,18 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             session.close_origin()
 
     def _close_send(self) -> None:
+        """Close the channel, unless the origin is lost: then a disconnect follows the last output. OpenSSH's client may
+        exit at a close, before it reads the reason.
+        """
+        session = self._session
+        if (
+            isinstance(session, Front)
+            and session.is_cut_off
+            and self._send_state == "close_pending"
+            and self._recv_state != CLIENT_CLOSED
+        ):
+            session.finish()
+            return
         super()._close_send()
         if self._recv_state == CLIENT_CLOSED:
             self._recv_state = "closed"
@@ -94,6 +106,9 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
         try:
             denial = await session.requested(command, subsystem)
             is_accepted = True
+        except OriginLost:
+            session.finish()
+            return
         except (asyncssh.Error, OSError) as error:
             is_accepted = False
             if self.is_answered:

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncssh
 
-from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Back, Front
+from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Back, Front, OriginLost
 from proxy.inspect.ssh.contexts import ChannelContext
 from proxy.inspect.ssh.forwarding import PACKET, WINDOW
 from proxy.inspect.ssh.ruling import ChannelState, Denied, decide
@@ -134,6 +134,8 @@ class SessionChannels:
             )
         except (asyncssh.Error, OSError) as error:
             state.error = printable(getattr(error, "reason", None) or str(error))
+            if origin.is_lost:
+                raise OriginLost from error
             raise
         if chan.is_closing():
             back.chan.close()

@@ -37,8 +37,8 @@ USED = {
     ],
 }  # fmt: skip
 ATTRIBUTES = {
-    SSHConnection: ["_auth", "_auth_complete", "_auth_methods",
-                    "_channels", "_global_request_queue", "_inpbuf", "_kex", "_logger", "_loop", "_transport"],
+    SSHConnection: ["_auth", "_auth_complete", "_auth_methods", "_channels",
+                    "_deferred_packets", "_global_request_queue", "_inpbuf", "_kex", "_logger", "_loop", "_transport"],
     asyncssh.SSHClientConnection: ["_agent_forward_path"],
     asyncssh.SSHServerChannel: ["_session_started"],
     asyncssh.SSHServerChannel.__mro__[1]: ["_conn", "_recv_buf", "_recv_paused", "_recv_state", "_recv_window",

@@ -150,18 +150,20 @@ def test_an_empty_command_is_a_shell_for_policies_too(world):
 
 
 class Program(asyncssh.SSHServerSession):
-    """Says much, how it ended, and closes the connection at once."""
+    """Says much, how it ended, and closes the connection at once. `crash`: it does not say how it ended."""
 
     def connection_made(self, chan):
         self._chan = chan
 
     def exec_requested(self, command):
+        self._command = command
         return True
 
     def session_started(self):
         self._chan.write(b"x" * 300_000)
         self._chan.write(b"tail")
-        self._chan.exit(7)
+        if self._command != "crash":
+            self._chan.exit(7)
         self._close_soon(self._chan.get_connection())
 
     def _close_soon(self, conn):
@@ -169,6 +171,8 @@ class Program(asyncssh.SSHServerSession):
         loop = asyncio.get_running_loop()
         if conn._transport.get_write_buffer_size():
             loop.call_later(0.01, self._close_soon, conn)
+        elif self._command == "crash":
+            conn._transport.write_eof()
         else:
             conn.close()
 
@@ -205,26 +209,49 @@ def hasty_origin(key):
     loop.close()
 
 
-def test_the_tail_reaches_a_slow_client_after_the_origin_has_closed_the_connection(world):
+class Reader(asyncssh.SSHClientSession):
+    def __init__(self):
+        self.output, self.status, self.error, self.ended = b"", None, None, asyncio.Event()
+
+    def data_received(self, data, datatype):
+        self.output += data
+
+    def exit_status_received(self, status):
+        self.status = status
+
+    def connection_lost(self, exc):
+        self.error = exc
+        self.ended.set()
+
+
+@pytest.mark.parametrize(("command", "status", "words"), [
+    ("exit", 7, "None"),
+    ("crash", None, "the origin has closed the connection"),
+])  # fmt: skip
+def test_the_tail_reaches_a_slow_client_after_the_origin_has_closed_the_connection(world, command, status, words):
     async def run():
         async with asyncssh.connect("127.0.0.1", world.port, username=USER, known_hosts=None, config=[],
                                     client_keys=[], agent_path=None) as conn:  # fmt: skip
-            process = await conn.create_process("x", encoding=None, window=16_384, max_pktsize=4_096)
-            process.channel.pause_reading()
+            options = {"encoding": None, "window": 16_384, "max_pktsize": 4_096}
+            chan, reader = await conn.create_session(Reader, command, **options)
+            chan.pause_reading()
             [bridge] = world.bridges
             async with asyncio.timeout(20):
                 while not bridge.origin.is_closed():
                     await asyncio.to_thread(world.held)
-            process.channel.resume_reading()
-            done = await process.wait()
+                chan.resume_reading()
+                await reader.ended.wait()
         await transports_closed()
-        return len(done.stdout), done.stdout[-4:], done.exit_status
+        return len(reader.output), reader.output[-4:], reader.status, str(reader.error)
 
     key = asyncssh.generate_private_key("ssh-ed25519")
     with hasty_origin(key) as port:
         world.origin_port = port
         world.change(known_hosts="* " + key.export_public_key().decode())
-        assert asyncio.run(run()) == (300_004, b"tail", 7)
+        assert asyncio.run(run()) == (300_004, b"tail", status, words)
+    wait_until(lambda: world.outcomes, "the end of the session")
+    if command == "crash":
+        assert (world.outcomes[0].reason, world.outcomes[0].by) == ("origin_closed", "origin")
 
 
 def test_a_session_that_is_drained_ends_with_its_last_channel(world):

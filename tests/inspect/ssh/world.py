@@ -154,8 +154,9 @@ class World:
         )
         bridge = Bridge(View(self, flow))
         self.bridges.add(bridge)
+        outcomes = self.outcomes
         try:
-            self.outcomes.append(await bridge.run(client, origin))
+            outcomes.append(await bridge.run(client, origin))
         finally:
             self.bridges.discard(bridge)
 
@@ -194,7 +195,7 @@ class World:
     def channels(self, count=1):
         """The records of channels, once there are so many."""
         of = lambda: [each for each in self.records if type(each).__name__ == "ChannelRecord"]  # noqa: E731
-        wait_until(lambda: len(of()) >= count, "channel records")
+        wait_until(lambda: len(of()) >= count, f"{count} channel records, not {of()}")
         return of()
 
     def channel(self, command):
