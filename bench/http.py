@@ -17,7 +17,7 @@ from bench.contestants import START_S, Contestant, Proxy, steered
 from bench.http_origin import PLAIN_URL, TLS_URL, Origin, tls_origin
 from bench.http_readers import MITMPROXY, READING, Direct, Mitmproxy, Reading, Relay, Squid, is_reached
 from bench.idle_connections import settled
-from bench.series import Figure, Sample, alternate
+from bench.series import Figure, Sample
 from bench.topology import BenchError, Topology, wait_for
 
 PLAIN, TLS, H2, FRESH = "plain requests/s", "TLS requests/s", "h2 requests/s", "TLS connections/s"
@@ -42,7 +42,8 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     with tls_origin(topology) as origin:
         with _started(topology, everybody, figure.skipped) as contestants:
             _check(topology, origin, contestants, figure)
-            alternate(figure, rounds, [(one.name, _loads(topology, one, origin, seconds)) for one in contestants])
+            for _ in range(rounds):
+                _take_turns(topology, origin, contestants, figure, seconds)
             lost = _lost(topology, reading, figure)
         missing = 0
         for part in (
@@ -105,14 +106,30 @@ def _started(
 def _check(topology: Topology, origin: Origin, contestants: list[Contestant], figure: Figure) -> None:
     """Check outside of the measurement that 100 MB pass intact, by their hashes."""
     for contestant in list(contestants):
-        try:
-            with steered(topology, contestant):
-                loads.check_download(topology, origin)
-        except BenchError as error:
-            if isinstance(contestant, Proxy | Direct):
-                raise
-            contestants.remove(contestant)
-            figure.skipped[contestant.name] = str(error)
+        with _skipped_if_it_fails(contestant, contestants, figure), steered(topology, contestant):
+            loads.check_download(topology, origin)
+
+
+def _take_turns(
+    topology: Topology, origin: Origin, contestants: list[Contestant], figure: Figure, seconds: float
+) -> None:
+    """Run each contestant once."""
+    for contestant in list(contestants):
+        with _skipped_if_it_fails(contestant, contestants, figure):
+            figure.add(contestant.name, _loads(topology, contestant, origin, seconds)())
+
+
+@contextlib.contextmanager
+def _skipped_if_it_fails(contestant: Contestant, contestants: list[Contestant], figure: Figure) -> Iterator[None]:
+    """Remove another program that fails, with its figures, and say why. Ours must not fail."""
+    try:
+        yield
+    except BenchError as error:
+        if isinstance(contestant, Proxy | Direct):
+            raise BenchError(f"{contestant.name}: {error}") from error
+        contestants.remove(contestant)
+        figure.runs.pop(contestant.name, None)
+        figure.skipped[contestant.name] = str(error)
 
 
 def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: float) -> Callable[[], Sample]:
