@@ -298,7 +298,8 @@ class Proxy:
         tunnel.tenant.detach(tunnel)
         tunnel.add_traffic_to_tenant()
         for flow in [flow for table in tunnel.flows.values() for flow in table.values()]:
-            flow.handler.end("tunnel_closed")
+            if flow.handler is not None:
+                flow.handler.end("tunnel_closed")
         log.info("%r is closed", tunnel)
         self._hooks.notify_soon("tunnel_close", tunnel.context)
 

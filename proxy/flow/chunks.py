@@ -7,7 +7,7 @@ while it is read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 CHUNK_SIZE = 250  # items per list: positions below 257 are integers cached by Python, so they cost no memory
 
@@ -19,14 +19,17 @@ class Chunked(Protocol):
     chunk_index: int
 
 
-class ChunkedSet:
+ItemT = TypeVar("ItemT", bound=Chunked)
+
+
+class ChunkedSet(Generic[ItemT]):
     """Items in lists of at most `CHUNK_SIZE`. Adding and removing an item takes constant time."""
 
     def __init__(self) -> None:
-        self._chunks: dict[int, list[Any]] = {}  # by the list's id(): the lists that are not empty
-        self._open: list[Any] = []
+        self._chunks: dict[int, list[ItemT]] = {}  # by the list's id(): the lists that are not empty
+        self._open: list[ItemT] = []
 
-    def add(self, item: Chunked) -> None:
+    def add(self, item: ItemT) -> None:
         """Add an item that is in no list."""
         chunk = self._open
         if len(chunk) >= CHUNK_SIZE:
@@ -36,7 +39,7 @@ class ChunkedSet:
         item.chunk, item.chunk_index = chunk, len(chunk)
         chunk.append(item)
 
-    def remove(self, item: Chunked) -> None:
+    def remove(self, item: ItemT) -> None:
         """Remove an item. The last one of its list takes its place."""
         chunk = item.chunk
         assert chunk is not None
@@ -50,7 +53,7 @@ class ChunkedSet:
         if len(chunk) < len(self._open):  # fill free places before a new list
             self._open = chunk
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[list[ItemT]]:
         """Each list as it is when it is reached. An item that stays throughout comes exactly once."""
         for chunk in list(self._chunks.values()):
             yield chunk.copy()

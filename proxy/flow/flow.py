@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from proxy.flow import community
 from proxy.flow.context import FlowContext
 from proxy.flow.details import NONE, Detail
+from proxy.flow.handler import FlowHandler
 from proxy.flow.keys import reverse_key
 from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import (
@@ -125,7 +126,7 @@ class Flow:
         self.decisions: list[Decision] = []
         self.client_path: Any = path()  # a Path, if it needs more than a KernelPath
         self.origin_path: Any = path()
-        self.handler: Any = None
+        self.handler: FlowHandler | None = None  # None: not yet open, or removed
         self.egress: Carrier | None = None  # the tunnel by which it leaves; None: a socket of the host
         self.route: str | None = None  # the route chosen for it
         self.dscp: int | None = None  # of its first packet
@@ -140,7 +141,7 @@ class Flow:
         self.close_reason: CloseReason | None = None
         self.tracked: tuple[Direction, Direction] | None = None  # of uninspected TCP: the client's, the origin's
         self.is_recorded = False  # its end record was published
-        self.chunk: list[Any] | None = None  # the list that holds it among its tenant's flows; None: not in the tables
+        self.chunk: list[Flow] | None = None  # the list that holds it among its tenant's flows; None: not in the tables
         self.chunk_index = 0
         self.seq = 0
         self.timer_slot = self.timer_due = 0

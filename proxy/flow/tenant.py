@@ -170,7 +170,7 @@ class Tenant:
         self.opened: Counter[str] = Counter()  # flows since the start, by protocol
         self.live_by_protocol: Counter[str] = Counter()  # flows in the tables that have not ended, by protocol
         self.live_by_carrier: Counter[Carrier] = Counter()  # likewise, by each tunnel by which they arrive or leave
-        self._all_flows = ChunkedSet()  # the flows in the tables, in lists
+        self._all_flows: ChunkedSet[Any] = ChunkedSet()  # the flows in the tables, in lists
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
         self.held_bytes = 0  # queued for its tunnels

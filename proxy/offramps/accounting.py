@@ -152,10 +152,10 @@ class Accounting:
             if record is not None:
                 flow.restore(known.pop(place))
             _copy_counters(flow, entry)
-            if is_over:
-                flow.handler.end("unknown")
-            else:
+            if not is_over:
                 self.add(flow)
+            elif flow.handler is not None:
+                flow.handler.end("unknown")
         self.missing = list(known.values())
 
     def count(self, flows: Iterable[Flow]) -> None:
@@ -258,7 +258,7 @@ class Accounting:
         in TIME_WAIT with the same ports, which the flow's SYN replaced."""
         entries = self._conntrack.get([self._conntrack_key(flow) for flow, _ in destroyed])
         for (flow, entry), current in zip(destroyed, entries, strict=True):
-            if current is None and not flow.is_ended:
+            if current is None and not flow.is_ended and isinstance(flow.handler, TrackedFlow):
                 _copy_counters(flow, entry)
                 flow.handler.entry_destroyed(is_answered=entry.reply_packets > 0)
 

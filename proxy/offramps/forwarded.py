@@ -229,10 +229,6 @@ class ForwardedFlow(TrackedFlow):
             assert connections is not None
             connections.catch_up(flow)
 
-    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Return False: a packet that can open a flow opens one."""
-        return False
-
     def replaced(self) -> None:
         """Clear the paths: a later flow has the same addresses and ports."""
         if self.is_carried and self._plane.connections is not None:

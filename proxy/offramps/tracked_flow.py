@@ -9,6 +9,7 @@ import struct
 import time
 
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.handler import FlowHandler
 from proxy.flow.record import CloseReason
 from proxy.offramps.packet_flows import PacketFlows
 from proxy.packet.observed import Observed
@@ -24,7 +25,7 @@ TIMESTAMPS = 12  # bytes of the option, padded (RFC 7323 appendix A)
 _number = struct.Struct("!I").unpack_from
 
 
-class TrackedFlow:
+class TrackedFlow(FlowHandler):
     """A flow, with what its packets have shown."""
 
     __slots__ = ("_plane", "flow")

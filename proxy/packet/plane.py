@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, next_number
@@ -20,25 +20,6 @@ from proxy.wire.ip import IPPacket
 
 MAX_ADDRESSES = 65_536  # remembered, so that flows share one object
 Inject = Callable[[], DropReason | None]  # sends a flow's first packet
-
-
-class Handler(Protocol):
-    """Handles the packets of one open flow."""
-
-    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
-
-    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether this packet, which could open a flow, is a retransmission that belongs to the ended flow."""
-        ...
-
-
-@runtime_checkable
-class LateHandler(Protocol):
-    """A handler that learns of its flow's packets with a delay, as the kernel carries them."""
-
-    def catch_up(self, number: int) -> None:
-        """Learn what the kernel has logged so far, before a SYN with this sequence number is handled."""
-        ...
 
 
 class Opener(Protocol):
@@ -130,24 +111,20 @@ class Plane:
         elif packet.end - packet.l4 < _KERNEL_ONLY[protocol]:
             return DropReason.TRUNCATED
         key = flow_key(buffer, packet)
-        flow = carrier.tenant.find(carrier, protocol, key)
+        flow: Flow | None = carrier.tenant.find(carrier, protocol, key)
         if flow is None and carrier.exit is not None and carrier.can_open_flows:
             flow = carrier.network.find_by_reply(protocol, key, carrier)
         if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
             return problem
-        if flow is not None and carrier.exit is not None and protocol == ip.TCP and _can_open_flow(buffer, packet):
-            self._catch_up(flow, buffer, packet)
-        if flow is None or (
-            flow.is_ended and _can_open_flow(buffer, packet) and not flow.handler.is_retransmission(buffer, packet)
-        ):
+        handler = None if flow is None else flow.handler
+        if flow is None or handler is None:
             return self._route(carrier, buffer, packet, key, now, now_ns)
-        handler: Handler = flow.handler
+        if (flow.is_ended or carrier.exit is not None) and _can_open_flow(buffer, packet):
+            if carrier.exit is not None and protocol == ip.TCP and packet.source == flow.source:
+                handler.catch_up(tcp.sequence(buffer, packet))  # the flow may have ended in the kernel meanwhile
+            if flow.is_ended and not handler.is_retransmission(buffer, packet):
+                return self._route(carrier, buffer, packet, key, now, now_ns)
         return handler.packet(carrier, buffer, packet)
-
-    def _catch_up(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> None:
-        """Before a client's SYN is handled, learn whether the flow has ended meanwhile, if the kernel carries it."""
-        if packet.source == flow.source and isinstance(flow.handler, LateHandler):
-            flow.handler.catch_up(tcp.sequence(buffer, packet))
 
     def _is_error_from_site(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this is an ICMP error from a router inside a site, or from this host on the way there, about one of
@@ -178,11 +155,9 @@ class Plane:
     def _icmp_error(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Give an ICMP error to the flow whose packet it quotes."""
         flow = self._quoted_flow(carrier, buffer, packet)
-        handle = None if flow is None else getattr(flow.handler, "error", None)
-        if handle is None:
+        if flow is None or flow.handler is None:
             return DropReason.ICMP_UNSUPPORTED
-        reason: DropReason | None = handle(carrier, buffer, packet)
-        return reason
+        return flow.handler.error(carrier, buffer, packet)
 
     def _route(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
@@ -240,7 +215,7 @@ class Plane:
 
         def inject() -> DropReason | None:
             flow = exit_.tenant.find(exit_, ip.TCP, key)
-            return None if flow is None else flow.handler.packet(exit_, held, packet)
+            return None if flow is None or flow.handler is None else flow.handler.packet(exit_, held, packet)
 
         return self.open_inbound(parent, reverse_key(key), inject, now, now_ns)
 

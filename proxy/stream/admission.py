@@ -148,7 +148,7 @@ class Admission:
 
         def then(verdict: Verdict) -> None:
             flow.decisions = [*decisions, *(each for each in flow.decisions if each not in decisions)]
-            if verdict.is_denial:
+            if verdict.is_denial and flow.handler is not None:
                 flow.handler.end("policy_revoked")
 
         self.ask(flow, then)

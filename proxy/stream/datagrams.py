@@ -11,6 +11,7 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.details import own_details
 from proxy.flow.flow import Flow
+from proxy.flow.handler import FlowHandler
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.offramps.sockets import connect_failure, shortage
@@ -46,7 +47,7 @@ class DatagramPlane:
         return None
 
 
-class DatagramFlow:
+class DatagramFlow(FlowHandler):
     """One flow of datagrams."""
 
     __slots__ = ("details", "flow", "held_packets", "plane")
@@ -71,14 +72,6 @@ class DatagramFlow:
     def timeout_s(self) -> float:
         """The idle timeout in the flow's current state, in seconds."""
         raise NotImplementedError
-
-    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Handle a checked packet of this flow for which no path is memoised."""
-        raise NotImplementedError
-
-    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """False: datagrams have no sequence numbers, so each may open a flow."""
-        return False
 
     def hold(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Keep a packet until the verdict on its flow."""
@@ -141,9 +134,6 @@ class DatagramFlow:
         self.release()
         self.plane.lifecycle.ended(flow)
         self.plane.lifecycle.removed(flow)
-
-    def replaced(self) -> None:
-        """Do nothing: a datagram flow is removed as soon as it ends."""
 
     def crashed(self, error: BaseException) -> None:
         """End this flow, and no other, after a bug in it."""

@@ -8,6 +8,7 @@ from functools import partial
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
+from proxy.flow.handler import FlowHandler
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.packet.icmp_errors import IcmpErrors
@@ -27,7 +28,7 @@ Enter = Callable[[Flow, bool, bytearray, IPPacket], DropReason | None]
 REFUSED_RETENTION_S = 2.0  # for which retransmitted SYNs get the same answer
 
 
-class HeldFlow:
+class HeldFlow(FlowHandler):
     """The flow's handler until it is opened or refused."""
 
     __slots__ = ("_enter", "_errors", "_first", "_held_packets", "_is_lifted", "_is_refused", "_lifecycle", "flow")
@@ -153,9 +154,6 @@ class HeldFlow:
     def expired(self, now: float) -> None:
         """Remove the flow: the client no longer retransmits its SYN."""
         self._lifecycle.removed(self.flow)
-
-    def replaced(self) -> None:
-        """Do nothing: nothing of this flow could disturb a later one."""
 
     def end(self, reason: CloseReason) -> None:
         """End the flow. A refused TCP flow is kept for retransmissions of its SYN."""

@@ -7,11 +7,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from proxy.flow.context import FlowContext
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
-from proxy.flow.record import CloseReason, Decision, Event, FlowRecord, Totals
+from proxy.flow.handler import FlowHandler
+from proxy.flow.record import Decision, Event, FlowRecord, Totals
 from proxy.flow.tenant import Carrier, Endpoint, Tenant
 from proxy.flow.timers import Wheel
 from proxy.hooks import HookRunner
@@ -27,18 +28,6 @@ DUE_SLICE = 500  # due flows handled per call: 1 to 5 ms
 UPDATES_PER_TICK = 500  # live flows examined per call: about 5 ms
 IDLE_CHECKS = 4  # readings of a flow's counters per idle timeout: the flow ends after 1 to 1.25 times the timeout
 RESUMED = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
-
-
-class TimedHandler(Protocol):
-    """The handler that a flow's timer calls."""
-
-    def expired(self, now: float) -> None: ...
-
-    def end(self, reason: CloseReason) -> None: ...
-
-    def replaced(self) -> None:
-        """Stop sending to the client: a later flow has the same addresses and ports."""
-        ...
 
 
 class Lifecycle:
@@ -68,7 +57,7 @@ class Lifecycle:
 
         return unsubscribe
 
-    def begin(self, flow: Flow, handler: TimedHandler, start: Callable[[], None]) -> None:
+    def begin(self, flow: Flow, handler: FlowHandler, start: Callable[[], None]) -> None:
         """Make `handler` the flow's handler, and call `start`. A new flow is entered in its tenant's table."""
         flow.handler = handler
         if not flow.seq:  # otherwise it was entered when it was held
@@ -88,11 +77,12 @@ class Lifecycle:
 
     def _replace_occupants(self, flow: Flow) -> None:
         for earlier in flow.tenant.occupants(PROTOCOL_NUMBERS[flow.protocol], flow):
-            earlier.handler.replaced()  # its ports are reused before its last packets have passed
+            if earlier.handler is not None:
+                earlier.handler.replaced()  # its ports are reused before its last packets have passed
             if not earlier.is_recorded:
                 self.ended(earlier)
 
-    def resume(self, flow: Flow, handler: TimedHandler) -> None:
+    def resume(self, flow: Flow, handler: FlowHandler) -> None:
         """Enter a flow that an earlier proxy process opened and allowed."""
         flow.handler = handler
         flow.decisions = RESUMED
@@ -166,7 +156,7 @@ class Lifecycle:
         due.extend(self.wheel.expired(now))
         for _ in range(min(DUE_SLICE, len(due))):
             flow = due.popleft()
-            handler: TimedHandler | None = flow.handler
+            handler = flow.handler
             if handler is None or flow.timer_slot:  # it has ended, or its timer was set again
                 continue
             try:

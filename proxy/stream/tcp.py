@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow, address_text
+from proxy.flow.handler import FlowHandler
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import Bridge
@@ -63,10 +64,11 @@ class TcpPlane:
 
     def accepted(self, flow: Flow, sock: socket.socket) -> None:
         """Handle the end of the client's handshake: `sock` is the accepted socket."""
+        assert isinstance(flow.handler, TcpFlow)
         flow.handler.accepted(sock)
 
 
-class TcpFlow:
+class TcpFlow(FlowHandler):
     """One TCP flow through its stages."""
 
     __slots__ = ("_bridge", "_client", "_flow", "_has_idle_checks", "_leg", "_origin", "_origin_tos", "_plane",
@@ -77,15 +79,13 @@ class TcpFlow:
         self._plane, self._flow = plane, flow
         self._syn = HeldSyn(flow.carrier, plane.errors, buffer, packet)
         self._bridge = plane.bridges[flow.carrier.header_bytes]
-        self._stage = DIALING
-        self._stage_began = time.monotonic()
+        self._stage, self._stage_began = DIALING, time.monotonic()
         self._origin: socket.socket | None = None
         self._leg: Leg | None = None  # the leg of a flow that goes back to packets; its socket is `_origin`
         self._client: socket.socket | None = None
         self._relay: Relay | InspectedSession | None = None
         self._undelivered: Undelivered | None = None
-        self._origin_tos = 0  # TOS of the origin's SYN-ACK, unknown for a socket of the host
-        self._has_idle_checks = False
+        self._has_idle_checks, self._origin_tos = False, 0  # TOS of the origin's SYN-ACK, if the socket is a leg's
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Handle a packet without a memoised path: before and after the relay, and unusual ones during it."""

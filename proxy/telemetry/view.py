@@ -258,7 +258,7 @@ class View:
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
         """End a live flow. Returns False if the tenant has no such flow."""
         flow = await find_flow(self._selected(tenant), flow_id)
-        if flow is None:
+        if flow is None or flow.handler is None:
             return False
         flow.handler.end("admin_killed")
         return True

@@ -113,8 +113,8 @@ class Exchange:
     def close(self, reason: CloseReason = "client_closed") -> None:
         """End the flow."""
         flow = self._opened_flow
-        if flow.handler is not None:
-            self._stage.call(lambda: flow.handler.end(reason))
+        if (handler := flow.handler) is not None:
+            self._stage.call(lambda: handler.end(reason))
             self.packets += self._client.received()
 
     @property

@@ -12,6 +12,7 @@ from proxy.context import TunnelContext, checked, decode_context
 from proxy.device.memory import MemoryTunnel
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
+from proxy.flow.handler import FlowHandler
 from proxy.flow.record import CloseReason, FlowRecord
 from proxy.flow.route_table import RouteTable
 from proxy.flow.tenant import Carrier, Tenant
@@ -181,7 +182,7 @@ class StreamOpener:
         return None
 
 
-class StreamFlow:
+class StreamFlow(FlowHandler):
     """A flow that ends in the proxy; it counts the client's packets."""
 
     def __init__(self, lifecycle: Lifecycle, flow: Flow) -> None:
@@ -192,15 +193,8 @@ class StreamFlow:
         self._flow.client_path.octets += packet.end - packet.start
         return None
 
-    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """False: a packet that could open a flow opens one."""
-        return False
-
     def expired(self, now: float) -> None:
         """Do nothing: it has no timer."""
-
-    def replaced(self) -> None:
-        """Do nothing: it has no packets in flight."""
 
     def end(self, reason: CloseReason) -> None:
         """The flow has ended."""

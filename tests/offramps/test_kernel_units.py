@@ -24,8 +24,8 @@ from proxy.kernel.sites import Sites
 from proxy.offramps.accounting import Accounting
 from proxy.offramps.conntrack_limit import PER_FREE_ENTRY
 from proxy.offramps.exit import InterfaceRamp
+from proxy.offramps.forwarded import ForwardedFlow
 from proxy.offramps.kernel import KernelOffRamp
-from proxy.offramps.tracked_flow import TrackedFlow
 from proxy.packet.forward import IPV6_MIN_MTU, forward
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import flow_key
@@ -307,7 +307,7 @@ def test_sites_are_on_ramps_that_are_no_uplinks_and_the_longest_prefix_says_whic
 def test_an_event_of_conntrack_that_comes_after_the_logged_end_still_gives_the_totals():
     key, marked = b"key", 3
     flow = SimpleNamespace(
-        is_recorded=False, is_ended=True, protocol="tcp", history="Sr", handler=TrackedFlow.__new__(TrackedFlow),
+        is_recorded=False, is_ended=True, protocol="tcp", history="Sr", handler=ForwardedFlow.__new__(ForwardedFlow),
         client_path=SimpleNamespace(packets=0, octets=0), origin_path=SimpleNamespace(packets=0, octets=0),
     )  # fmt: skip
     ramp = InterfaceRamp.__new__(InterfaceRamp)
