@@ -71,7 +71,6 @@ ANSWERS = (
     LeafAnswer, DialAnswer, HookAnswer, LimitAnswer, CertificateAnswer, SignatureAnswer, FingerprintsAnswer,
     RecordingAnswer,
 )  # fmt: skip
-MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are passed unread because inspecting them failed before
 
 
 class Inspector:
@@ -87,7 +86,7 @@ class Inspector:
         self._policies: SessionJudge | None = None
         self._tls: dict[str, TenantTLS] = {}
         self._key_pipes: dict[str, KeyPipe] = {}
-        self._exceptions: dict[str, dict[str, str]] = {}
+        self._exceptions: dict[str, dict[tuple[str, str], str]] = {}
         self._requests = itertools.count(1)
         self._pending: dict[int, Callable[[Any, list[int]], None]] = {}
         self._is_draining = False
@@ -247,13 +246,11 @@ class Inspector:
         self._configuration = message
 
     def _update_exceptions(self, message: HostException) -> None:
-        hosts = self._exceptions.setdefault(message.tenant, {})
+        found = self._exceptions.setdefault(message.tenant, {})
         if message.is_over:
-            hosts.pop(message.host, None)
-            return
-        hosts[message.host] = message.why
-        if len(hosts) > MAX_EXCEPTIONS:
-            del hosts[next(iter(hosts))]
+            found.pop((message.host, message.client), None)
+        else:
+            found[message.host, message.client] = message.why
 
     def _open(self, message: Open, descriptors: list[int]) -> None:
         if len(descriptors) < 2:  # this process is out of descriptors

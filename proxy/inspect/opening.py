@@ -40,9 +40,11 @@ class Opening:
     """The stage of a session before it is read."""
 
     def __init__(
-        self, session: Session, tls: TenantTLS, exceptions: Mapping[str, str], *, sniff_s: float, handshake_s: float
-    ) -> None:
-        """`exceptions`: hosts that are passed unread, and why, as earlier sessions have shown."""
+        self, session: Session, tls: TenantTLS, exceptions: Mapping[tuple[str, str], str],
+        *, sniff_s: float, handshake_s: float,
+    ) -> None:  # fmt: skip
+        """`exceptions`: hosts that are passed unread, each with the client's address or empty, and why, as earlier
+        sessions have shown."""
         self._session, self._tls, self._exceptions = session, tls, exceptions
         self._sniff_s, self._handshake_s = sniff_s, handshake_s
         self._sniffer: Sniffer | None = None
@@ -122,9 +124,10 @@ class Opening:
         session = self._session
         self._hello = hello
         session.tls_record = tls_record(hello)
-        if (why := self._exceptions.get(self._host)) is not None:
-            self._pass(why)
-            return
+        for client in (session.flow.src, ""):
+            if (why := self._exceptions.get((self._host, client))) is not None:
+                self._pass(why)
+                return
         session.flow.policy_facts.update(self._facts(hello))
         ruling = session.judge("tls", {})
         if ruling is not None:
@@ -307,7 +310,7 @@ class Opening:
         if failure is not None:
             self._client_failed(failure)
             return
-        self._tls.reset_abandoned(self._host)
+        self._tls.reset_abandoned(self._host, session.flow.src)
         facts = facts_of(sock, self._hello.sni if self._hello is not None else None)
         self._update_record(
             action="terminate", version=facts.version, cipher=facts.cipher, alpn=facts.alpn,
@@ -345,7 +348,8 @@ class Opening:
         session = self._session
         self._update_record(error=failure.reason)
         if self._is_verified and self._tls.rules.learn_pinned and self._is_pinning(failure.error):
-            session.inspector.send(HostException(session.number, self._host, "the client pins certificates"))
+            pins, client = "the client pins certificates", session.flow.src
+            session.inspector.send(HostException(session.number, self._host, pins, client))
         session.end("client_tls_error", "client")
 
     def _is_pinning(self, error: OSError) -> bool:
@@ -355,7 +359,10 @@ class Opening:
         """
         if handshakes.is_rejection(error):
             return True
-        return handshakes.is_abandonment(error) and self._tls.count_abandoned(self._host) >= PINNED_AFTER
+        return (
+            handshakes.is_abandonment(error)
+            and self._tls.count_abandoned(self._host, self._session.flow.src) >= PINNED_AFTER
+        )
 
     def _update_record(self, **facts: Any) -> None:
         """Add facts to the TLS part of the flow's record."""

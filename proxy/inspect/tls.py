@@ -25,7 +25,7 @@ HANDSHAKE, CERTIFICATE_REQUEST = 22, 13  # RFC 8446 5.1 and 4
 # Treat a FIN without close_notify as the end of the peer's data; otherwise OpenSSL refuses to send after it.
 HALF_CLOSED = ssl.OP_IGNORE_UNEXPECTED_EOF
 MAX_SESSIONS = 8_192  # with origins, for resumption
-MAX_ABANDONED = 4_096  # hosts whose clients abandoned the handshake
+MAX_ABANDONED = 4_096  # hosts and clients that abandoned the handshake
 
 AfterRead = Callable[[ssl.SSLSocket], "AfterRead | None"]  # called after a read; returns what to call after the next
 
@@ -61,7 +61,7 @@ class TenantTLS:
         self._context_without_callback: ssl.SSLContext | None = None  # for origins, after the handshake
         # sessions with origins, and the issuers of their certificates
         self._sessions: OrderedDict[tuple[str, str, int, bool], tuple[ssl.SSLSession, str | None]] = OrderedDict()
-        self._abandoned: OrderedDict[str, int] = OrderedDict()  # by host: consecutive abandoned handshakes
+        self._abandoned: OrderedDict[tuple[str, str], int] = OrderedDict()  # consecutive abandoned handshakes
 
     def has_leaf(self, name: str, untrusted: bool) -> bool:
         """Whether `client_context` needs no new leaf."""
@@ -93,16 +93,16 @@ class TenantTLS:
             context = self._origins[verified] = self._make_origin(verified)
         return context
 
-    def count_abandoned(self, name: str) -> int:
-        """Count an abandoned handshake. Returns the number of consecutive ones for this host."""
-        count = self._abandoned[name] = self._abandoned.pop(name, 0) + 1
+    def count_abandoned(self, name: str, client: str) -> int:
+        """Count a handshake with this host that its client has abandoned. Returns the number of consecutive ones."""
+        count = self._abandoned[name, client] = self._abandoned.pop((name, client), 0) + 1
         if len(self._abandoned) > MAX_ABANDONED:
             self._abandoned.popitem(last=False)
         return count
 
-    def reset_abandoned(self, name: str) -> None:
-        """Reset that count: a client has accepted this host's certificate."""
-        self._abandoned.pop(name, None)
+    def reset_abandoned(self, name: str, client: str) -> None:
+        """Reset that count: the client has accepted this host's certificate."""
+        self._abandoned.pop((name, client), None)
 
     def session(self, name: str, host: str, port: int, verified: bool) -> ssl.SSLSession | None:
         """A session to resume with this origin."""

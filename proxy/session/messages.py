@@ -314,6 +314,7 @@ class HostException(msgspec.Struct, tag="host-exception", frozen=True):
     session: int
     host: str
     why: str
+    client: str = ""  # the address of the client that it is about; empty: all
     tenant: str = ""  # filled in by the proxy
     is_over: bool = False  # True: it may be inspected again
 

@@ -48,7 +48,7 @@ class Inspection(Part, frozen=True):
     quic: Literal["refuse", "pass"] = "refuse"
     # if the origin requests a client certificate, whose key only the client has: pass such hosts, or continue without
     client_certificates: Literal["pass", "ignore"] = "pass"
-    learn_pinned: bool = False  # pass hosts for a while whose inspection the client has rejected
+    learn_pinned: bool = False  # pass hosts for a while to a client that has rejected their inspection
     pinned_s: Seconds = 86_400  # how long such hosts, and hosts that request a certificate, are passed
     key_log: str | None = None  # a file for TLS session secrets, which decrypt captured traffic
     alt_svc: Literal["strip", "keep"] = "strip"  # advertisements of HTTP/3, which is not inspected

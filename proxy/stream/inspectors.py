@@ -57,6 +57,7 @@ from proxy.settings.inspection import InspectorCount
 from proxy.stream.broker import Broker
 from proxy.stream.handover import Handover
 from proxy.stream.hook_requests import HookRequests
+from proxy.stream.host_exceptions import HostExceptions
 from proxy.stream.inspected_origins import InspectedOrigins
 from proxy.stream.inspected_session import InspectedSession, facts_of
 from proxy.stream.inspector_process import memory_bytes, reap, start
@@ -146,7 +147,7 @@ class InspectorHandle:
         elif isinstance(message, TerminalOutput):
             self._pool.terminals.shown(message)
         elif isinstance(message, HostException):
-            self._pool.pass_host(session.flow.tenant.name, message.host, message.why)
+            self._pool.pass_host(session.flow.tenant.name, message)
         elif isinstance(message, Ended):
             self._forget(message.session)
             session.ended(message)
@@ -224,7 +225,7 @@ class Inspectors:
         self.deaths = 0
         self._poller, self._loop = poller, loop
         self._inspector_numbers, self._session_numbers = itertools.count(1), itertools.count(1)
-        self._exceptions: dict[tuple[str, str], tuple[str, float]] = {}
+        self._exceptions = HostExceptions(self._broadcast)
         self.inspected_origins = InspectedOrigins()
         self._to_count: Iterator[InspectedSession] = iter(())
         self._local: Any = None  # the inspector in this process
@@ -286,21 +287,13 @@ class Inspectors:
                     return number, handle.channel
         return None
 
-    def pass_host(self, tenant: str, host: str, why: str) -> None:
+    def pass_host(self, tenant: str, found: HostException) -> None:
         """Pass sessions with this host uninspected for the next `pinned_s` seconds."""
-        if (tenant, host) in self._exceptions:
-            return
-        lasts_s = self.broker.configuration.tenants[tenant].pinned_s
-        log.warning("tenant '%s': %s is not inspected for %.0f s: %s", tenant, host, lasts_s, why)
-        self._exceptions[tenant, host] = why, time.monotonic() + lasts_s
-        self._broadcast(HostException(0, host, why, tenant))
+        self._exceptions.add(tenant, found, self.broker.configuration.tenants[tenant].pinned_s, time.monotonic())
 
     def tick(self, now: float) -> None:
         """Update totals of live sessions, a slice per call, and forget learnt hosts that have expired."""
-        for (tenant, host), (why, until) in list(self._exceptions.items()):
-            if until <= now:
-                del self._exceptions[tenant, host]
-                self._broadcast(HostException(0, host, why, tenant, is_over=True))
+        self._exceptions.expire(now)
         self.broker.authorities.tick()
         counted = list(itertools.islice(self._to_count, COUNTED_PER_TICK))
         for session in counted:
@@ -363,8 +356,8 @@ class Inspectors:
         handle.handover = Handover(handle.channel, self._poller)
         self.handles.append(handle)
         self._configure(handle)
-        for (tenant, host), (why, _) in self._exceptions.items():
-            handle.channel.send(HostException(0, host, why, tenant))
+        for exception in self._exceptions:
+            handle.channel.send(exception)
         return handle
 
     def _configure_all(self) -> None:

@@ -85,7 +85,10 @@ def test_a_host_whose_client_pins_its_certificate_is_passed_from_then_on(stage, 
     assert (record.tls.action, record.tls.sni, reasons(record)) == (
         "pass", "pinned.lab", ["the client pins certificates"],
     )  # fmt: skip
-    assert "pinned.lab is not inspected for 60 s" in stage.log
+    other = stage.laptop()
+    with speaking(other, port, client_context(stage.trust_of("acme")), "pinned.lab") as sock:
+        assert issuer(sock).startswith("oxyctl CA of acme")  # nobody else is passed
+    assert "with pinned.lab are not inspected for 60 s: the client pins certificates" in stage.log
 
 
 def test_an_origin_that_asks_for_a_certificate_is_passed_to_the_client_that_has_it(stage, laptop):

@@ -34,6 +34,14 @@ def test_a_websocket_echoes(origin, scheme, compression):
             assert await socket.recv() == "fragments"
             await asyncio.wait_for(await socket.ping(), 5)
 
+            async def with_a_ping_between():
+                yield "be"
+                await socket.ping()
+                yield "tween"
+
+            await socket.send(with_a_ping_between())
+            assert await socket.recv() == "between"
+
     asyncio.run(talk())
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import h11
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import ProtocolError
 
 from oxyctl.services.http.h2_stream import Stream
 from oxyctl.services.http.messages import Header
+from proxy.wire.deflate import Deflate
 
 PATH = "/ws"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
@@ -49,10 +49,10 @@ async def serve_stream(fields: Sequence[Header], stream: Stream) -> None:
     await stream.close()
 
 
-def _negotiate_compression(offered: str) -> tuple[list[Header], list[PerMessageDeflate]]:
+def _negotiate_compression(offered: str) -> tuple[list[Header], list[Deflate]]:
     """The header and extension for the first acceptable offer of permessage-deflate; empty if there is none."""
     for offer in offered.split(","):
-        deflate = PerMessageDeflate()
+        deflate = Deflate()
         if offer.strip().startswith(deflate.name) and isinstance(agreed := deflate.accept(offer.strip()), str):
             value = f"{deflate.name}; {agreed}" if agreed else deflate.name
             return [("Sec-WebSocket-Extensions", value)], [deflate]

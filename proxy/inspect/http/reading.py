@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from wsproto.extensions import Extension, PerMessageDeflate
-from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed, RsvBits
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
 from proxy.inspect.http.faults import Fault
+from proxy.wire.deflate import Deflate
 
 _PIECE = 4096  # bytes fed at once, which inflate to at most a thousand times as much before the limit is checked
 
@@ -56,27 +55,11 @@ class MessageReader:
         return b"".join(part for part in parts if isinstance(part, bytes))
 
 
-class _Deflate(PerMessageDeflate):
-    """wsproto takes the rest of a compressed message for plain when a control frame has come between its frames: a hook
-    would read something else than the far end does."""
-
-    def frame_inbound_header(self, proto: Any, opcode: Opcode, rsv: RsvBits, payload_length: int) -> Any:
-        """Which reserved bits may be set."""
-        if not opcode.iscontrol():
-            return super().frame_inbound_header(proto, opcode, rsv, payload_length)
-        self._inbound_is_compressible = False
-        return CloseReason.PROTOCOL_ERROR if rsv.rsv1 else RsvBits(True, False, False)
-
-    def frame_inbound_complete(self, proto: Any, fin: bool) -> Any:
-        """What is left to be inflated."""
-        return super().frame_inbound_complete(proto, fin) if self._inbound_is_compressible else None
-
-
 def _agreed(extensions: str) -> list[Extension]:
     """permessage-deflate (RFC 7692) with the server's parameters, if it was negotiated."""
     for each in extensions.split(","):
-        if each.strip().lower().startswith(PerMessageDeflate.name):
-            deflate = _Deflate()
+        if each.strip().lower().startswith(Deflate.name):
+            deflate = Deflate()
             deflate.finalize(each.strip())
             return [deflate]
     return []
