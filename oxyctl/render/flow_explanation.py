@@ -14,10 +14,13 @@ LEVELS = {
     "http": "HTTP: each request was read",
     "ssh": "SSH: each channel was read",
 }
+NOTHING_RELAYED = "a stream: the proxy makes the connection to the origin; nothing was relayed"
+UNCONNECTED = ("client_tls_error", "origin_tls_error", "origin_refused", "origin_unreachable")
+NO_COMMON_TLS = ("unsupported protocol", "no shared cipher", "no suitable", "wrong version")
 ENDS = {
     "client_closed": "the client closed it",
     "client_reset": "the client reset it",
-    "client_idle_timeout": "no data moved within the idle timeout",
+    "client_idle_timeout": "the client was idle or too slow for longer than its time limit",
     "client_tls_error": "the TLS handshake with the client failed",
     "client_protocol_error": "the client violated the protocol",
     "origin_closed": "the origin closed it",
@@ -46,7 +49,7 @@ HINTS = {
     "origin_unreachable": "`oxyctl routes` shows where it was sent; the network there has no route, or rejects it.",
     "origin_timeout": "A firewall may drop it, or a return route is missing: `oxyctl capture` shows what comes back.",
     "origin_tls_error": "Check the origin's certificate: its name, its dates, and who issued it.",
-    "client_tls_error": "A client that pins certificates rejects the proxy's: add a rule that passes it uninspected.",
+    "client_tls_error": "It may not trust the tenant's authority (`oxyctl ca trust`), or pin certificates.",
     "limit_flows": "`oxyctl flows stats --live` shows who has flows open; the tenant's `limits.flows` is the limit.",
     "limit_rate": "`oxyctl top` shows the rate; the tenant's `limits.new_flows_per_s`, or the rule, is the limit.",
     "proxy_error": "The proxy's log has the traceback, with this flow's id.",
@@ -96,7 +99,9 @@ def _sections(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator
 def _route_and_level(record: FlowRecord) -> Iterator[tuple[str, str]]:
     """The flow's route, and how deep it was inspected."""
     yield "Route", _route(record)
-    yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
+    is_unused = record.level == "stream" and record.close_reason in UNCONNECTED
+    level = NOTHING_RELAYED if is_unused else LEVELS.get(record.level, record.level)
+    yield "Level", level + _protocol(record)
     if record.tls is not None:
         yield "TLS", _tls(record)
     if record.ssh is not None:
@@ -204,6 +209,9 @@ def _hint(record: FlowRecord) -> str | None:
             return "A hook of the application decided; its log may say why."
         if last.action == "rate-limit":
             return "It exceeded a limit of the rule named above; try again later, or when others have ended."
+    error = (record.tls and record.tls.error) or ""
+    if record.close_reason == "client_tls_error" and any(each in error for each in NO_COMMON_TLS):
+        return "Client and proxy have no version or cipher in common: see the tenant's `inspection.minimum`."
     if record.close_reason is not None:
         return HINTS.get(record.close_reason)
     if record.state == "established" and not record.total.origin_packets:

@@ -252,6 +252,7 @@ class Opening:
         alert_name = (
             CERTIFICATE_ALERTS.get(failure.code, "bad_certificate") if failure.is_certificate else "handshake_failure"
         )
+        self._update_record(action="terminate")
         _send_final(session.socket_of(Side.CLIENT), alert(alert_name))
         session.end("origin_tls_error", "origin", "origin")
 
@@ -346,7 +347,7 @@ class Opening:
     def _client_failed(self, failure: Failure) -> None:
         """The handshake with the client failed: it may reject our certificate, or share no version or cipher."""
         session = self._session
-        self._update_record(error=failure.reason)
+        self._update_record(action="terminate", error=failure.reason)
         if self._is_verified and self._tls.rules.learn_pinned and self._is_pinning(failure.error):
             pins, client = "the client pins certificates", session.flow.src
             session.inspector.send(HostException(session.number, self._host, pins, client))

@@ -8,7 +8,7 @@ import pytest
 
 from oxyctl.render.flow_explanation import ENDS, LEVELS, flow_explanation
 from proxy.control.schema import CloseReason, Decision, Level
-from proxy.flow.record import Totals
+from proxy.flow.record import TLSRecord, Totals
 from tests.records import live_record, make_record
 
 BLOCKED = Decision("network", "office", "block", rule="no-ssh", version="3f2a", reason="ssh is for admins")
@@ -51,6 +51,19 @@ def test_a_hook_that_denied():
 @pytest.mark.parametrize("reason", get_args(CloseReason))
 def test_every_end_has_words(reason):
     assert ENDS[reason] in flow_explanation(make_record(close_reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [("tlsv1 alert unknown ca", "pin certificates"), ("unsupported protocol", "no version or cipher in common")],
+)
+def test_a_client_without_tls_was_not_relayed(error, hint):
+    tls = TLSRecord(action="terminate", error=error)
+    text = flow_explanation(make_record(close_reason="client_tls_error", level="stream", tls=tls))
+    assert "nothing was relayed" in text
+    assert "unread" not in text
+    assert f"error {error}" in text
+    assert hint in text
 
 
 def test_every_level_has_words():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
 from proxy.inspect.http.exchange import Exchange
@@ -110,7 +112,8 @@ class Conversation:
             self._client.is_open = False
             self._end = ("client_reset", "client")
             if self._front is not None:
-                self._front.broken(str(error))
+                is_tls = isinstance(error, ssl.SSLError)
+                self._front.broken("the TLS connection broke" if is_tls else error.strerror or str(error))
             if not self._active:
                 self._finish("client_reset", "client")
         elif self._main is not None:
@@ -165,7 +168,7 @@ class Conversation:
     def _start_client_side(self, version: str) -> None:
         """Create the client's side for `version`, and feed it what has arrived."""
         if version == "h2":
-            self._front = H2Server(self, self._client, self._scheme)
+            self._front = H2Server(self, self._client, self._scheme, self._default_host)
         else:
             self._front = H1Server(self, self._client, self._scheme, self._default_host)
         self._start_origin_side()

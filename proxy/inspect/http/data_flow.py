@@ -72,7 +72,7 @@ class DataFlow(VerdictHandling):
         """
         if self.is_done or self.is_abandoned:
             return
-        if self.fault is None and not (self._switched and self.client_ended):
+        if self.fault is None and not self._is_closed:
             self.fault, self.detail, self.fault_by = fault, detail, report_of(fault).by
             self.outcome = "error"
         is_behind = self._has_sent and self.requester is not None and self.requester.is_behind
@@ -82,6 +82,11 @@ class DataFlow(VerdictHandling):
             return
         self.drop_origin(fault)
         self._finish()
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the client of an upgraded connection owes nothing more: it may leave."""
+        return self._switched and (self.client_ended or (self.websocket is not None and self.websocket.is_closed))
 
     def stop_reading(self) -> None:
         """Stop showing bodies to hooks."""

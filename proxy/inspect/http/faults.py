@@ -26,6 +26,7 @@ class Fault(enum.StrEnum):
     SLOW_HEADERS = "slow_headers"
     SLOW_BODY = "slow_body"
     SLOW_READ = "slow_read"  # the client does not read the response
+    HEADERS_CUT = "headers_cut"  # the connection ended within a head
     BODY_CUT = "body_cut"  # the connection ended before the body
     # HTTP/2
     BAD_FRAME = "bad_frame"  # rejected by h2

@@ -208,9 +208,9 @@ class H1Client:
                 fault = Fault.ORIGIN_CLOSED if self._awaits_head else Fault.RESPONSE_CUT
                 self._fail(fault, "the origin has closed the connection too early")
             elif error.error_status_hint == 431 and self._awaits_head:
-                self._fail(Fault.RESPONSE_HEADERS_TOO_LARGE, str(error))
+                self._fail(Fault.RESPONSE_HEADERS_TOO_LARGE, h1_wire.error_text(error))
             else:
-                self._fail(Fault.ORIGIN_PROTOCOL, str(error))
+                self._fail(Fault.ORIGIN_PROTOCOL, h1_wire.error_text(error))
         except HttpError as error:
             self._fail(error.fault, error.detail)
 

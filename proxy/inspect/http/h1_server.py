@@ -104,7 +104,7 @@ class H1Server:
                     break
             if self._has_ended and self.exchange is None and not self.is_lingering and not self.link.is_full:
                 if self._buffer:
-                    raise HttpError(Fault.BODY_CUT, "the connection ended within a request's head")
+                    raise HttpError(Fault.HEADERS_CUT, "the connection ended within a request's head")
                 self.owner.close_client("client_closed", "client")
         except HttpError as error:
             self._reject(error)
@@ -205,7 +205,7 @@ class H1Server:
                 else:
                     break
         except h11.RemoteProtocolError as error:
-            self._reject(HttpError(Fault.BAD_FRAMING, str(error)))
+            self._reject(HttpError(Fault.BAD_FRAMING, h1_wire.error_text(error)))
             return
         self._excess = max(self._excess + size, 0)
         if self._excess > self._limits.chunk_overhead_bytes:
@@ -217,12 +217,13 @@ class H1Server:
         self._closes = True
         exchange = self.exchange
         if exchange is None:
-            head = RequestHead(b"", self._scheme, b"", b"", "1.1")
+            head = RequestHead(b"", self._scheme, self._default_host, b"", "1.1")
             head.size = len(self._buffer)
             self._buffer.clear()
             self._head = head
             exchange = self.exchange = Exchange(self.owner, self, head)
             exchange.client_ended = True
+            exchange.started = self.head_began or exchange.started
             self.owner.note_fault(error.fault)
         exchange.refuse(error.fault, error.detail, by=report_of(error.fault).by)
 

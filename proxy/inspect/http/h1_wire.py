@@ -18,6 +18,7 @@ from proxy.inspect.http.messages import OWN_FIELDS, Headers, RequestHead, Respon
 LAST_CHUNK = b"0\r\n\r\n"
 _LONE = re.compile(rb"\r[^\n]|(?<!\r)\n")
 _FOLD = re.compile(rb"\r\n[ \t]")
+_BYTEARRAY = re.compile(r"bytearray\(b(['\"].*['\"])\)", re.S)
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.S)
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -53,7 +54,7 @@ def read_request(
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
-        raise HttpError(_fault(error), str(error)) from None
+        raise HttpError(_fault(error), error_text(error)) from None
     if type(event) is not h11.Request:
         raise HttpError(Fault.BAD_REQUEST, "no request")
     version = _VERSIONS.get(event.http_version)
@@ -128,6 +129,14 @@ def _target(head: RequestHead) -> None:
         head.is_absolute = True
     if not _HOST.fullmatch(head.authority):
         raise HttpError(Fault.BAD_REQUEST, "invalid characters in the host")
+
+
+def error_text(error: h11.RemoteProtocolError) -> str:
+    """What h11 says, without types of Python."""
+    text = str(error)
+    if text == "Receive buffer too long":
+        return "a line, or a head, that is too long"
+    return _BYTEARRAY.sub(r"\1", text)
 
 
 def _fault(error: h11.RemoteProtocolError) -> Fault:

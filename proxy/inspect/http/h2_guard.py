@@ -112,7 +112,7 @@ class FrameGuard:
             length = (high << 8) | low
             end = position + 9 + length
             if length > MAX_FRAME:
-                raise HttpError(Fault.BAD_FRAME, f"a frame of {length} bytes")
+                raise HttpError(Fault.BAD_FRAME, f"a frame of {length} bytes, or something else than HTTP/2")
             if kind == DATA and length:
                 if not flags & PADDED and not self._is_in_block:
                     if start < position:

@@ -22,6 +22,7 @@ from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
 
 _ERRORS = h2.errors.ErrorCodes
 _NO_BODY = (204, 304)
+_TOO_LARGE = 431
 # from an early response to the reset that stops the upload: curl loses a response that arrives with a reset
 STOP_S = 0.5
 
@@ -29,12 +30,13 @@ STOP_S = 0.5
 class H2Server(H2End["ServerStream"]):
     """Reads a client's streams. The window of each is reopened as its origin takes the data."""
 
-    def __init__(self, owner: Owner, link: Link, scheme: bytes) -> None:
+    def __init__(self, owner: Owner, link: Link, scheme: bytes, default_host: bytes) -> None:
+        """`default_host` is recorded for requests that cannot be parsed."""
         super().__init__(link, owner.limits, owner.session.now, is_client=False)
         self.owner = owner
         widest = owner.limits.upload_window_bytes
         self.windows = Windows(owner.limits, widest, self.sender.widen, owner.session.at_end)
-        self._scheme = scheme
+        self._scheme, self._default_host = scheme, default_host
         self._stops: dict[int, float] = {}  # streams answered before their requests were complete: when to reset them
         self.idle_since = owner.session.now()
 
@@ -70,18 +72,31 @@ class H2Server(H2End["ServerStream"]):
         try:
             head = h2_wire.read_request(fields, self.owner.limits, self._scheme, is_complete=is_complete)
         except HttpError as error:
-            self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
-            self._refuse(number, _ERRORS.PROTOCOL_ERROR)
+            self._reject(number, error, is_complete=is_complete)
             return
         stream = self.streams[number] = ServerStream(self, number, head)
         stream.has_ended = is_complete
         stream.exchange.begin(is_complete=is_complete)
 
-    def _record(self, head: RequestHead, error: HttpError) -> None:
-        """Record a request that could not be parsed."""
-        exchange = Exchange(self.owner, _NullResponder(), head)
+    def _reject(self, number: int, error: HttpError, *, is_complete: bool) -> None:
+        """Answer a request that is too large by a page. A malformed one has its stream reset (RFC 9113 8.1.1)."""
+        if report_of(error.fault).status != _TOO_LARGE:
+            self._record(error)
+            self._refuse(number, _ERRORS.PROTOCOL_ERROR)
+            return
+        stream = self.streams[number] = ServerStream(self, number, self._unparsed())
+        stream.has_ended, stream.exchange.client_ended = is_complete, True
+        stream.exchange.refuse(error.fault, error.detail, by="client")
+
+    def _unparsed(self) -> RequestHead:
+        """The head of a request that could not be parsed."""
+        return RequestHead(b"", self._scheme, self._default_host, b"", "2")
+
+    def _record(self, error: HttpError) -> None:
+        """Record a request that could not be parsed, and gets no response."""
+        exchange = Exchange(self.owner, _NullResponder(), self._unparsed())
         exchange.client_ended = True
-        exchange.refuse(error.fault, error.detail, by=report_of(error.fault).by)
+        exchange.client_gone(error.fault, error.detail)
 
     def _complete(self, number: int) -> None:
         """Handle the end of a stream's request."""
@@ -133,7 +148,7 @@ class H2Server(H2End["ServerStream"]):
     def _end(self, error: HttpError) -> None:
         """Nothing more can be read: send GOAWAY with the reason, and close."""
         if not self.streams:
-            self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
+            self._record(error)
         self.owner.note_fault(error.fault)
         for stream in list(self.streams.values()):
             stream.unacknowledged = 0  # no window is reopened any more

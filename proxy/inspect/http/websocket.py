@@ -100,6 +100,11 @@ class WebSocket:
         codes = (each.frames.close_code for each in (self.client, self.origin))
         return next((code for code in codes if code is not None), None)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether both sides have sent a close frame, after which nothing follows."""
+        return self.client.frames.last_opcode == self.origin.frames.last_opcode == CLOSE
+
     def received(self, data: bytes, *, from_client: bool) -> None:
         """Handle frames, or parts of them, of one side."""
         direction = self.client if from_client else self.origin

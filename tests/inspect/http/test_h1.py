@@ -380,6 +380,8 @@ def test_a_head_that_does_not_come_is_answered_in_time():
     talk.wait(2)
     assert talk.client.take().startswith(b"HTTP/1.1 408 ")
     assert talk.records[0].fault == "slow_headers"
+    assert talk.records[0].duration_ms >= 30_000  # since its first byte
+    assert talk.records[0].host == "192.0.2.1"  # all that is known
     talk.wait(3)
     assert talk.finished == ("client_idle_timeout", "client")
 

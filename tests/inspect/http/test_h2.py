@@ -479,6 +479,29 @@ def test_a_path_that_would_be_two_requests_in_1_1(path):
     assert [record.fault for record in talk.records] in (["bad_request"], ["bad_frame"])
 
 
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_too_many_fields_are_answered_by_a_page(is_complete):
+    talk = H2Talk(origin_h2=False)
+    fields = [*REQUEST, *((b"x-%d" % number, b"y") for number in range(300))]
+    talk.client_says(talk.browser.headers(1, fields, end=is_complete))
+    (response,) = talk.browser.of(events.ResponseReceived)
+    assert dict(response.headers)[b":status"] == b"431"
+    assert talk.browser.of(events.StreamEnded)
+    assert [(record.fault, record.status) for record in talk.records] == [("too_many_headers", 431)]
+    talk.wait(1)
+    talk.settle()
+    assert bool(talk.browser.of(events.StreamReset)) is not is_complete
+    talk.client_says(talk.browser.headers(3, REQUEST))
+    assert talk.origin.take().startswith(b"GET ")
+
+
+def test_of_a_malformed_request_no_response_is_recorded():
+    talk = H2Talk(origin_h2=False)
+    talk.client_says(talk.browser.headers(1, [*REQUEST[:3], (b":path", b"/a b")]))
+    assert talk.browser.of(events.StreamReset)
+    assert [(record.fault, record.status, record.host) for record in talk.records] == [("bad_request", None, "web.lab")]
+
+
 @pytest.mark.parametrize(
     "field", [(b"x", b"a\r\nb: c"), (b"x\r\ny", b"a"), (b"X-Upper", b"a"), (b"transfer-encoding", b"chunked")]
 )

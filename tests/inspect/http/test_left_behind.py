@@ -95,14 +95,19 @@ def test_requests_before_a_client_s_end_are_answered():
 
 
 @pytest.mark.parametrize(
-    "rest", [GET[:-2], post(b"Content-Length: 6", body=b"abc"), post(b"Transfer-Encoding: chunked", body=b"3\r\nab")]
+    ("rest", "fault"),
+    [
+        (GET[:-2], "headers_cut"),
+        (post(b"Content-Length: 6", body=b"abc"), "body_cut"),
+        (post(b"Transfer-Encoding: chunked", body=b"3\r\nab"), "body_cut"),
+    ],
 )
-def test_half_a_request_before_a_client_s_end(rest):
+def test_half_a_request_before_a_client_s_end(rest, fault):
     talk = Talk()
     talk.say(GET + rest)
     talk.handler.ended(Side.CLIENT)
     talk.answer(OK)
-    assert talk.records[1].fault == "body_cut"
+    assert talk.records[1].fault == fault
     assert talk.finished is not None
 
 

@@ -226,6 +226,18 @@ def test_http_2_to_http_1_1():
     assert (talk.records[0].upgrade, talk.records[0].close_code) == ("websocket", 1000)
 
 
+@pytest.mark.parametrize(("answer", "verdict"), [(server(b"\x03\xe8", 8), "allowed"), (b"", "error")])
+def test_a_client_of_http_2_may_leave_once_both_have_sent_a_close_frame(answer, verdict):
+    talk = H2Talk(origin_h2=False)
+    talk.client_says(talk.browser.headers(1, CONNECT, end=False))
+    key = talk.origin.take().partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+    talk.origin_says(YES + b"Sec-WebSocket-Accept: " + accept_of(key) + b"\r\n\r\n")
+    talk.client_says(talk.browser.data(1, client(b"\x03\xe8", 8)))
+    talk.origin_says(answer)
+    talk.handler.ended(Side.CLIENT)
+    assert (talk.records[-1].verdict, talk.records[-1].close_code) == (verdict, 1000)
+
+
 def test_an_accept_that_answers_another_key_is_refused():
     talk = H2Talk(origin_h2=False)
     talk.client_says(talk.browser.headers(1, CONNECT, end=False))
