@@ -50,7 +50,7 @@ def requests(
     every_tenant = "all_tenants" in options.flags
     print_requests(answer, options.format, fields, every_tenant=every_tenant, is_running=is_running)
     if answer.truncated:
-        print_stderr(f"only {len(answer.items)} of the matching requests are shown: raise --limit for more")
+        print_stderr(f"more requests match than the {len(answer.items)} shown: raise --limit")
     if answer.lost:
         print_stderr(f"{count_text(answer.lost, 'record')} of this period lost")
 

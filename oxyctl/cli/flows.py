@@ -318,7 +318,7 @@ def _print_remarks(answer: FlowsAnswer | GroupsAnswer, options: QueryOptions) ->
     remarks = []
     if answer.truncated and not {"last", "first", "top"} & options.flags.keys():
         what = "groups" if "by" in options.flags else "flows"
-        remarks.append(f"only {len(answer.items)} of the matching {what} are shown: raise --limit for more")
+        remarks.append(f"more {what} match than the {len(answer.items)} shown: raise --limit")
     if answer.lost:
         remarks.append(f"{count_text(answer.lost, 'record')} of this period lost")
     if options.format == FlowFormat.table and not answer.items:

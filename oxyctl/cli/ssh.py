@@ -131,7 +131,7 @@ def list_sessions(
     if not answer.items:
         print_stderr("no channels match")
     if answer.truncated:
-        print_stderr(f"only {len(answer.items)} of the matching channels are shown: raise --limit for more")
+        print_stderr(f"more channels match than the {len(answer.items)} shown: raise --limit")
 
 
 @sessions.command()
