@@ -95,10 +95,15 @@ class TrackedFlow(FlowHandler):
             return
         self._plane.lifecycle.watch_idle(self.flow, self._timeout_s(), time.monotonic())
 
+    @property
+    def _is_half_open(self) -> bool:
+        """Whether the client has not acknowledged the origin's SYN. Conntrack keeps such a connection as short a time."""
+        return "h" in self.flow.history and "A" not in self.flow.history
+
     def _timeout_s(self) -> float:
         flow, timeouts = self.flow, self._plane.timeouts
         if flow.protocol == "tcp":
-            if flow.state == "new":
+            if flow.state == "new" or self._is_half_open:
                 return timeouts.connect_s
             return timeouts.tcp_half_closed_s if "F" in flow.history or "f" in flow.history else timeouts.tcp_idle_s
         if flow.protocol != "udp":
