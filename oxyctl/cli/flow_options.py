@@ -70,7 +70,7 @@ ReasonOption = Annotated[Many, filter_option("--close-reason", "Close reason.", 
 UserOption = Annotated[Many, filter_option("--user", "The tunnel's user.")]
 DeviceOption = Annotated[Many, filter_option("--device", "The tunnel's device.")]
 OnrampOption = Annotated[Many, filter_option("--onramp", "On-ramp: connected, gue, interface, tun.")]
-OfframpOption = Annotated[Many, filter_option("--offramp", "Off-ramp: kernel, sockets, tunnel.")]
+OfframpOption = Annotated[Many, filter_option("--offramp", "Off-ramp: kernel, socket, tunnel.")]
 LevelOption = Annotated[Many, filter_option("--level", "Level: packet, stream, tls, http, ssh.", complete="level")]
 VerdictOption = Annotated[Many, filter_option("--verdict", "Verdict: allowed, denied.", complete="verdict")]
 HostOption = Annotated[Many, filter_option("--host", "Destination host name; * and ? are wildcards.", "GLOB")]

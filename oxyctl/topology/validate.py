@@ -20,6 +20,7 @@ from oxyctl.topology.sites import check_mtu
 from oxyctl.topology.tenant_routes import check_routes
 from oxyctl.topology.trust import check_trust
 from proxy.settings import Document, DocumentError, suggest
+from proxy.settings.model import check_tenants
 
 LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label
@@ -39,6 +40,7 @@ def validate(document: Document, lab: Lab) -> None:
         node.check(name, lab, error_at)
         check_trust(name, lab, error_at)
         if isinstance(node, ProxyNode):
+            check_tenants(document, node.tenants, ("nodes", name, "tenants"))
             check_routes(name, node, lab, error_at)
         if isinstance(node, SiteNode):
             check_mtu(lab, name, error_at)

@@ -157,6 +157,8 @@ def _order(text: str) -> tuple[str, bool]:
     return name, direction != "asc"
 
 
+OffRamp = Literal["kernel", "socket", "tunnel"]
+_OFF_RAMPS = {"sockets": "socket"}  # as in `offramp: sockets`
 Parser = Callable[[str], Any]
 FILTERS: dict[str, Parser] = {  # may be repeated: alternatives
     "id": parse_text,
@@ -172,7 +174,7 @@ FILTERS: dict[str, Parser] = {  # may be repeated: alternatives
     "user": parse_text,
     "device": parse_text,
     "onramp": parse_text,
-    "offramp": parse_text,
+    "offramp": lambda text: parse_word(OffRamp)(_OFF_RAMPS.get(text, text)),
     "level": parse_word(Level),
     "verdict": parse_word(Verdict),
     "tls_action": parse_word(Literal["pass", "terminate"]),

@@ -97,7 +97,7 @@ class TrackedFlow(FlowHandler):
 
     @property
     def _is_half_open(self) -> bool:
-        """Whether the client has not acknowledged the origin's SYN. Conntrack keeps such a connection as short a time."""
+        """Whether the client has not acknowledged the origin's SYN yet. Conntrack soon forgets such a connection."""
         return "h" in self.flow.history and "A" not in self.flow.history
 
     def _timeout_s(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -225,7 +226,7 @@ def _check(document: Document, settings: Settings) -> None:
         raise document.error("at least one tenant is required", ("tenants",))
     if not settings.onramps:
         raise document.error("at least one on-ramp is required", ("onramps",))
-    _check_tenants(document, settings)
+    check_tenants(document, settings.tenants)
     for number, ramp in enumerate(settings.onramps):
         if isinstance(ramp, TunOnRamp):
             _check_tun(document, settings, ramp, ("onramps", number))
@@ -236,20 +237,22 @@ def _check(document: Document, settings: Settings) -> None:
         raise document.error(f"expected 'module:Class' or 'file.py:Class' (found {settings.hooks!r})", ("hooks",))
 
 
-def _check_tenants(document: Document, settings: Settings) -> None:
+def check_tenants(document: Document, tenants: Mapping[str, TenantSettings], place: Place = ("tenants",)) -> None:
+    """Check what types do not catch in the tenants at `place`. DocumentError: the first mistake."""
     ids: dict[int, str] = {}
-    for name, tenant in settings.tenants.items():
+    for name, tenant in tenants.items():
+        own = (*place, name)
         for index, prefix in enumerate(tenant.prefixes):
-            check_prefix(document, prefix, ("tenants", name, "prefixes", index))
-        check_egress(document, tenant.snat, tenant.ports, ("tenants", name))
-        check_each_family(document, tenant.gateway, ("tenants", name, "gateway"))
-        check_inspection(document, tenant.inspection, ("tenants", name, "inspection"))
+            check_prefix(document, prefix, (*own, "prefixes", index))
+        check_egress(document, tenant.snat, tenant.ports, own)
+        check_each_family(document, tenant.gateway, (*own, "gateway"))
+        check_inspection(document, tenant.inspection, (*own, "inspection"))
         for network, network_settings in tenant.networks.items():
-            path = ("tenants", name, "networks", network)
+            path = (*own, "networks", network)
             check_egress(document, network_settings.snat, network_settings.ports, path)
             check_each_family(document, network_settings.gateway, (*path, "gateway"))
         if tenant.id is not None and ids.setdefault(tenant.id, name) != name:
-            raise document.error(f"tenant '{ids[tenant.id]}' has the id {tenant.id}", ("tenants", name, "id"))
+            raise document.error(f"tenant '{ids[tenant.id]}' has the id {tenant.id}", (*own, "id"))
 
 
 def _check_sites(document: Document, settings: Settings) -> None:

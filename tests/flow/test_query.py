@@ -52,6 +52,7 @@ def test_every_tenant_must_be_asked_for():
     [
         ("protocl", "tcp", "unknown parameter 'protocl'; did you mean 'protocol'?"),
         ("protocol", "tpc", "protocol: unknown value 'tpc'; did you mean 'tcp'?"),
+        ("offramp", "kernal", "offramp: unknown value 'kernal'; did you mean 'kernel'?"),
         ("close_reason", "client_close", "close_reason: unknown value 'client_close'; did you mean 'client_closed'?"),
         ("sort", "byte", "sort: unknown field 'byte'; did you mean 'bytes'?"),
         ("sort", "bytes:up", "sort: unknown direction 'up'; write bytes:asc or bytes:desc"),

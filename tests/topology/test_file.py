@@ -68,6 +68,9 @@ MISTAKES = [
     ('[sleep, "60"]', "[]", "8:58: nodes.tool.command: expected a list of length >= 1 (found a list)"),
     ("user: alice", "addresses: [100.96.0.300], user: alice", "6:63: not an address: '100.96.0.300' does"),
     ("user: alice", 'mtu: 600, addresses: ["fd00:96::2"], user: alice', "6:56: IPv6 needs an MTU of at least 1280"),
+    ("tenants: {acme: {}}", "tenants: {acme: {snat: [10.9.0.300]}}", "not an address: '10.9.0.300'"),
+    ("tenants: {acme: {}}", "tenants: {acme: {snat: [10.9.0.3, 10.9.0.4]}}", "a second IPv4 address"),
+    ("tenants: {acme: {}}", "tenants: {acme: {ports: 4-1}}", "expected a range of ports such as 2048-4095"),
     ("tenants: {acme: {}}", "tenants: {acme: {egress: eht0}}", "has no interface 'eht0'; did you mean 'eth0'?"),
     ("tenants: {acme: {}}", "tenants: {acme: {prefixes: [10.0.0.0/8]}}, settings: {hook: x}", "unknown key 'hook'"),
 ]
