@@ -62,6 +62,7 @@ from proxy.wire.virtio import HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
+ADOPTION_S = 60.0  # from the start: connections that a killed proxy carried are resumed by a segment of their origin
 RESERVED_DESCRIPTORS = 1_500  # for tunnels, connecting clients, the control API, the flow log and pooled pipes
 SLICE_S = 0.002  # pause between two slices of background work, in which packets are handled
 
@@ -215,7 +216,7 @@ class Proxy:
         forwarder = TunnelOffRamp(lifecycle, errors, timeouts, self._kernel)
         entrance = FlowSetup(lifecycle, errors, openers, forwarder)
         entrance.is_tcp_inspected = inspectors.inspected_origins.includes
-        return Plane(entrance, errors)
+        return Plane(entrance, errors, adopts_until=time.monotonic() + ADOPTION_S)
 
     def _load_policies(self) -> PolicyJudge | None:
         """The judge of all new flows; None if no policy is configured."""

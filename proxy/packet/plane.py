@@ -47,8 +47,9 @@ class FlowSetup(Protocol):
 class Plane:
     """The packet plane of all tenants. `handle` is called for each packet that has no memoised path."""
 
-    def __init__(self, setup: FlowSetup, errors: IcmpErrors) -> None:
-        self._setup, self._errors = setup, errors
+    def __init__(self, setup: FlowSetup, errors: IcmpErrors, *, adopts_until: float = 0.0) -> None:
+        """`adopts_until`: when origins' segments no longer resume connections of an earlier process."""
+        self._setup, self._errors, self._adopts_until = setup, errors, adopts_until
         self._addresses: dict[bytes, bytes] = {}  # one object per address, shared by all its flows
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
@@ -164,7 +165,7 @@ class Plane:
     ) -> DropReason | None:
         """Find the next hop for a flow's first packet, and open the flow."""
         if not carrier.can_open_flows:
-            return self._open_expected(carrier, buffer, packet, key, now, now_ns)
+            return self._open_from_outside(carrier, buffer, packet, key, now, now_ns)
         network = carrier.network
         hop: Hop | DropReason = SOCKETS
         if network.routes is not None:
@@ -200,23 +201,32 @@ class Plane:
             flow.egress, flow.offramp = hop.carrier, "kernel" if is_kernel_flow else "tunnel"
         return self._setup.open(flow, hop, buffer, packet)
 
-    def _open_expected(
+    def _open_from_outside(
         self, exit_: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
-        """Open a connection from outside that the kernel expected because of a client's connection (active FTP)."""
-        if packet.protocol != ip.TCP or not _can_open_flow(buffer, packet):
+        """Open a connection from outside that the kernel expected because of a client's connection (active FTP), or
+        resume one of a tunnel that it remembers of an earlier process."""
+        if packet.protocol != ip.TCP:
             return DropReason.STRAY
-        flows = exit_.flows.get(ip.TCP, {}).values()
-        ends = packet.destination, packet.source
-        parent = next((flow for flow in flows if (flow.source, flow.destination) == ends and not flow.is_ended), None)
-        if parent is None:
-            return DropReason.UNSOLICITED
         held = bytearray(buffer[: packet.end])
 
         def inject() -> DropReason | None:
             flow = exit_.tenant.find(exit_, ip.TCP, key)
             return None if flow is None or flow.handler is None else flow.handler.packet(exit_, held, packet)
 
+        if not _can_open_flow(buffer, packet):
+            carrier = exit_.network.clients.get(packet.destination)
+            is_data = not tcp.flags(buffer, packet) & (tcp.SYN | tcp.FIN | tcp.RST)
+            if carrier is None or not is_data or now >= self._adopts_until:
+                return DropReason.STRAY
+            flow = self._new_flow(carrier, ip.TCP, reverse_key(key), now, now_ns)
+            flow.offramp = "kernel"
+            return self._enter_inbound(flow, exit_, inject, now)
+        flows = exit_.flows.get(ip.TCP, {}).values()
+        ends = packet.destination, packet.source
+        parent = next((flow for flow in flows if (flow.source, flow.destination) == ends and not flow.is_ended), None)
+        if parent is None:
+            return DropReason.UNSOLICITED
         return self.open_inbound(parent, reverse_key(key), inject, now, now_ns)
 
     def open_inbound(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
@@ -224,17 +234,22 @@ class Plane:
 
         `inject` sends that reply on, once hooks and policy have allowed the flow.
         """
-        carrier, egress, number = parent.carrier, parent.egress, PROTOCOL_NUMBERS[parent.protocol]
-        assert egress is not None
-        if refusal := parent.tenant.refusal(now):
+        flow = self._new_flow(parent.carrier, PROTOCOL_NUMBERS[parent.protocol], key, now, now_ns)
+        flow.parent_id, flow.route, flow.offramp = parent.id, parent.route, parent.offramp
+        assert parent.egress is not None
+        return self._enter_inbound(flow, parent.egress, inject, now)
+
+    def _enter_inbound(self, flow: Flow, egress: Carrier, inject: Inject, now: float) -> DropReason | None:
+        """Open a flow that begins with a packet from `egress`, within the tenant's limits."""
+        number = PROTOCOL_NUMBERS[flow.protocol]
+        if refusal := flow.tenant.refusal(now):
             return refusal
-        flow = self._new_flow(carrier, number, key, now, now_ns)
-        earlier = flow.tenant.find(carrier, number, key)
+        earlier = flow.tenant.find(flow.carrier, number, flow.key)
         if earlier is not None and not earlier.is_ended:
             return DropReason.STRAY
         if flow.tenant.collides(number, flow, egress):
             return DropReason.FLOW_COLLISION
-        flow.parent_id, flow.route, flow.egress, flow.offramp = parent.id, parent.route, egress, parent.offramp
+        flow.egress = egress
         self._setup.open_inbound(flow, inject)
         return None
 

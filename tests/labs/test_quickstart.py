@@ -91,6 +91,43 @@ def test_clients_come_back_when_the_proxy_has_died(machine):
         proxy.communicate(timeout=20)
 
 
+SPEAKS = """
+import socket, time
+listener = socket.create_server(("::", 7777), family=socket.AF_INET6, dualstack_ipv6=True)
+print("listening", flush=True)
+accepted = [listener.accept()[0] for _ in range(2)]
+for number in range(40):
+    for each in accepted:
+        each.sendall(b"%d\\n" % number)
+    time.sleep(0.1)
+"""
+LISTENS = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7777)) as sock:
+    print("connected", flush=True)
+    data = b""
+    while more := sock.recv(1000):
+        data += more
+assert data == b"".join(b"%d\\n" % number for number in range(40)), data
+"""
+
+
+def test_connections_on_which_only_the_origin_speaks_go_on_after_a_killed_proxy(machine):
+    machine.oxyctl("lab", "up", "quickstart")
+    speaks, listens = machine.file("speaks.py", SPEAKS), machine.file("listens.py", LISTENS)
+    with machine.start("lab", "exec", "web", "--", machine.python, speaks) as origin:
+        assert origin.stdout.readline() == "listening\n"
+        words = "lab", "exec", "laptop", "--", machine.python, listens
+        with machine.start(*words, "10.50.0.10") as old, machine.start(*words, "fd00:50::10") as new:
+            for client in old, new:
+                assert client.stdout.readline() == "connected\n"
+            machine.oxyctl("lab", "kill", "edge")
+            machine.oxyctl("lab", "start", "edge")
+            for client in old, new:
+                assert client.wait(30) == 0
+        assert origin.wait(30) == 0
+
+
 def test_a_client_that_the_proxy_refuses_fails_the_lab(machine):
     text = """
 nodes:
