@@ -142,6 +142,8 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     choices = sorted(known)
     if near := difflib.get_close_matches(name, choices, n=1, cutoff=0.6):
         return f"; did you mean '{near[0]}'?"
+    if parts := [each for each in choices if name in each.split("_")]:  # `id` of `flow_id`
+        return f"; did you mean '{min(parts, key=len)}'?"
     return f"; expected one of: {', '.join(choices)}" if choices else ""
 
 

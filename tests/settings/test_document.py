@@ -202,6 +202,7 @@ def test_a_file_that_is_not_utf_8(tmp_path):
 
 def test_suggestions():
     assert suggest("htp", ["http", "ssh"]) == "; did you mean 'http'?"
+    assert suggest("id", ["flow_id", "community_id", "user"]) == "; did you mean 'flow_id'?"
     assert suggest("x", ["b", "a"]) == "; expected one of: a, b"
     assert suggest("x", []) == ""
 
