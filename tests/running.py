@@ -121,7 +121,7 @@ class Stage:
         self.origin.run(bring_up, "void", addresses=["10.66.0.1/24"])
         for prefix, gateway in (("10.77.0.0/16", ORIGIN[4]), ("fd00:77::/32", ORIGIN[6]), ("10.66.0.0/24", ORIGIN[4])):
             route(self.edge, prefix, gateway)
-        self._numbers = itertools.count(2)
+        self._numbers, self._ports = itertools.count(2), itertools.count(20_000)
         self._closing = contextlib.ExitStack()
         self.start()
 
@@ -192,6 +192,7 @@ class Stage:
         self, version: int = 4, port: int = 0, *, backlog: int = 16, kind: int = socket.SOCK_STREAM
     ) -> socket.socket:
         """A socket of the origin's."""
+        port = port or next(self._ports)  # each once: tests find their flows by it
         sock = self.origin.run(socket.socket, socket.AF_INET if version == 4 else socket.AF_INET6, kind)
         self._closing.callback(sock.close)
         sock.settimeout(PATIENCE_S)

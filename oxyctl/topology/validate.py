@@ -35,12 +35,14 @@ def validate(document: Document, lab: Lab) -> None:
     subnets = _check_networks(document, lab)
     _check_attachments(document, lab, subnets)
     check_impairments(document, lab)
+    for name, node in lab.nodes.items():  # before their clients, which rely on them
+        if isinstance(node, ProxyNode):
+            check_tenants(document, node.tenants, ("nodes", name, "tenants"))
     for name, node in lab.nodes.items():
         error_at = partial(_error_at, document, name)
         node.check(name, lab, error_at)
         check_trust(name, lab, error_at)
         if isinstance(node, ProxyNode):
-            check_tenants(document, node.tenants, ("nodes", name, "tenants"))
             check_routes(name, node, lab, error_at)
         if isinstance(node, SiteNode):
             check_mtu(lab, name, error_at)

@@ -91,6 +91,9 @@ class ForwardedFlow(TrackedFlow):
         if verdict.is_denial:
             self.end(verdict.ending)
             return
+        if flow.parent_id is None and verdict.level not in (None, "packet"):  # it is to be read, but has begun before
+            self.end("policy_revoked")
+            return
         self._is_started = True
         flow.level, flow.origin = "packet", AS_REQUESTED
         reason = self._leave_by_kernel()
@@ -110,9 +113,9 @@ class ForwardedFlow(TrackedFlow):
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Handle a checked packet of either direction for which no path is memoised."""
         flow = self.flow
-        if not self._is_started:
-            return DropReason.STRAY if flow.is_ended else DropReason.HELD
         flags = tcp.flags(buffer, packet) if flow.protocol == "tcp" else 0
+        if not self._is_started and flow.close_reason not in ABORTS:
+            return DropReason.STRAY if flow.is_ended else DropReason.HELD
         if flow.close_reason in ABORTS:
             if flow.protocol == "tcp" and not flags & tcp.RST:
                 if packet.source == flow.source:

@@ -206,7 +206,8 @@ class Plane:
     ) -> DropReason | None:
         """Open a connection from outside that the kernel expected because of a client's connection (active FTP), or
         resume one of a tunnel that it remembers of an earlier process."""
-        if packet.protocol != ip.TCP:
+        is_expected = packet.protocol == ip.TCP and _can_open_flow(buffer, packet)
+        if not (is_expected or self._is_adopted(exit_, buffer, packet, now)):
             return DropReason.STRAY
         held = bytearray(buffer[: packet.end])
 
@@ -214,11 +215,8 @@ class Plane:
             flow = exit_.tenant.find(exit_, ip.TCP, key)
             return None if flow is None or flow.handler is None else flow.handler.packet(exit_, held, packet)
 
-        if not _can_open_flow(buffer, packet):
-            carrier = exit_.network.clients.get(packet.destination)
-            is_data = not tcp.flags(buffer, packet) & (tcp.SYN | tcp.FIN | tcp.RST)
-            if carrier is None or not is_data or now >= self._adopts_until:
-                return DropReason.STRAY
+        if not is_expected:
+            carrier = exit_.network.clients[packet.destination]
             flow = self._new_flow(carrier, ip.TCP, reverse_key(key), now, now_ns)
             flow.offramp = "kernel"
             return self._enter_inbound(flow, exit_, inject, now)
@@ -228,6 +226,14 @@ class Plane:
         if parent is None:
             return DropReason.UNSOLICITED
         return self.open_inbound(parent, reverse_key(key), inject, now, now_ns)
+
+    def _is_adopted(self, exit_: Carrier, buffer: bytearray, packet: IPPacket, now: float) -> bool:
+        """Whether this segment may resume a connection of a client that an earlier process carried."""
+        if now >= self._adopts_until or packet.protocol != ip.TCP:
+            return False
+        if packet.destination not in exit_.network.clients:
+            return False
+        return not tcp.flags(buffer, packet) & (tcp.SYN | tcp.FIN | tcp.RST)
 
     def open_inbound(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
         """Open a flow that begins with a reply to a mapping of `parent`. `key`: as in the client's packets.
@@ -242,13 +248,13 @@ class Plane:
     def _enter_inbound(self, flow: Flow, egress: Carrier, inject: Inject, now: float) -> DropReason | None:
         """Open a flow that begins with a packet from `egress`, within the tenant's limits."""
         number = PROTOCOL_NUMBERS[flow.protocol]
-        if refusal := flow.tenant.refusal(now):
-            return refusal
         earlier = flow.tenant.find(flow.carrier, number, flow.key)
         if earlier is not None and not earlier.is_ended:
             return DropReason.STRAY
         if flow.tenant.collides(number, flow, egress):
             return DropReason.FLOW_COLLISION
+        if refusal := flow.tenant.refusal(now):
+            return refusal
         flow.egress = egress
         self._setup.open_inbound(flow, inject)
         return None

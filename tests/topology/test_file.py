@@ -87,6 +87,13 @@ def test_a_mistake_is_one_message_with_its_place(quick, written, instead, messag
     assert str(caught.value).startswith("lab.yaml:")
 
 
+def test_a_tenant_is_checked_before_the_clients_that_rely_on_it(quick):
+    edge = next(line for line in quick.splitlines() if line.startswith("  edge:"))
+    moved = quick.replace(edge + "\n", "") + edge.replace("{acme: {}}", "{acme: {prefixes: [10.8.0.0/33]}}") + "\n"
+    with pytest.raises(DocumentError, match="not a prefix: "):
+        loads(moved, "test")
+
+
 def test_an_address_outside_the_tenants_prefixes_is_refused(quick):
     text = quick.replace("{acme: {}}", "{acme: {prefixes: [100.96.0.0/12]}}").replace(
         "user: alice", "addresses: [100.96.0.9, 10.9.9.9], user: alice"

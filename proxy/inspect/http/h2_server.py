@@ -72,19 +72,21 @@ class H2Server(H2End["ServerStream"]):
         try:
             head = h2_wire.read_request(fields, self.owner.limits, self._scheme, is_complete=is_complete)
         except HttpError as error:
-            self._reject(number, error, is_complete=is_complete)
+            self._reject(number, error, fields, is_complete=is_complete)
             return
         stream = self.streams[number] = ServerStream(self, number, head)
         stream.has_ended = is_complete
         stream.exchange.begin(is_complete=is_complete)
 
-    def _reject(self, number: int, error: HttpError, *, is_complete: bool) -> None:
+    def _reject(self, number: int, error: HttpError, fields: Headers, *, is_complete: bool) -> None:
         """Answer a request that is too large by a page. A malformed one has its stream reset (RFC 9113 8.1.1)."""
         if report_of(error.fault).status != _TOO_LARGE:
             self._record(error)
             self._refuse(number, _ERRORS.PROTOCOL_ERROR)
             return
-        stream = self.streams[number] = ServerStream(self, number, self._unparsed())
+        head = self._unparsed()
+        head.method = next((value for name, value in fields if name == b":method" and value == b"HEAD"), b"")
+        stream = self.streams[number] = ServerStream(self, number, head)
         stream.has_ended, stream.exchange.client_ended = is_complete, True
         stream.exchange.refuse(error.fault, error.detail, by="client")
 

@@ -29,7 +29,7 @@ from proxy.inspect.ssh.view import SSHView
 from proxy.verdict import Verdict
 
 DISCONNECT = asyncssh.DISC_BY_APPLICATION
-DELIVERY_S = 30.0  # for the client to take the last output of an origin that is lost, and to disconnect
+DELIVERY_S = 30.0  # for the client to take the last output of an origin that is lost, and then to disconnect
 
 
 class Bridge:
@@ -257,9 +257,11 @@ class Bridge:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DELIVERY_S):
                 await self._wait_until_idle()
-                if self._outcome is None and self.client is not None:
-                    self._outcome = how_origin_ended(conn.lost)
-                    self.client.announce_end(asyncssh.DISC_CONNECTION_LOST, "the origin has closed the connection")
+        if self._outcome is None and self.client is not None:
+            self._outcome = how_origin_ended(conn.lost)
+            self.client.announce_end(asyncssh.DISC_CONNECTION_LOST, "the origin has closed the connection")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DELIVERY_S):
                     await self.client.wait_closed()
         self._end(*how_origin_ended(conn.lost))
 

@@ -14,6 +14,7 @@ import threading
 import asyncssh
 import pytest
 
+from proxy.inspect.ssh import bridge
 from tests.inspect.ssh.world import SSHD, USER, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
@@ -252,6 +253,27 @@ def test_the_tail_reaches_a_slow_client_after_the_origin_has_closed_the_connecti
     wait_until(lambda: world.outcomes, "the end of the session")
     if command == "crash":
         assert (world.outcomes[0].reason, world.outcomes[0].by) == ("origin_closed", "origin")
+
+
+def test_a_client_that_takes_nothing_is_told_too(world, monkeypatch):
+    monkeypatch.setattr(bridge, "DELIVERY_S", 0.3)
+
+    async def run():
+        async with asyncssh.connect("127.0.0.1", world.port, username=USER, known_hosts=None, config=[],
+                                    client_keys=[], agent_path=None) as conn:  # fmt: skip
+            options = {"encoding": None, "window": 16_384, "max_pktsize": 4_096}
+            chan, reader = await conn.create_session(Reader, "crash", **options)
+            chan.pause_reading()
+            async with asyncio.timeout(20):
+                await reader.ended.wait()
+        await transports_closed()
+        return str(reader.error)
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    with hasty_origin(key) as port:
+        world.origin_port = port
+        world.change(known_hosts="* " + key.export_public_key().decode())
+        assert asyncio.run(run()) == "the origin has closed the connection"
 
 
 def test_a_session_that_is_drained_ends_with_its_last_channel(world):
