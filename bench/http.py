@@ -9,7 +9,7 @@ import contextlib
 import os
 import statistics
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from bench import http_loads as loads
@@ -116,7 +116,7 @@ def _take_turns(
     """Run each contestant once."""
     for contestant in list(contestants):
         with _skipped_if_it_fails(contestant, contestants, figure):
-            figure.add(contestant.name, _loads(topology, contestant, origin, seconds)())
+            figure.add(contestant.name, _sample(topology, contestant, origin, seconds))
 
 
 @contextlib.contextmanager
@@ -132,27 +132,25 @@ def _skipped_if_it_fails(contestant: Contestant, contestants: list[Contestant], 
         figure.skipped[contestant.name] = str(error)
 
 
-def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: float) -> Callable[[], Sample]:
-    def run() -> Sample:
-        with steered(topology, contestant):
-            reports = {
-                PLAIN: loads.wrk(topology, f"{PLAIN_URL}/1k", seconds),
-                TLS: loads.wrk(topology, f"{TLS_URL}/1k", seconds),
-                FRESH: loads.fresh(topology, "/1k", seconds),
-            }
-            if not isinstance(contestant, Squid):
-                reports[H2] = loads.h2load(topology, "/1k", seconds)
-            sample = {metric: report["done"] / report["seconds"] for metric, report in reports.items()}
-            pace = loads.paced(topology, "/1k", sample[TLS] / 2, seconds)
-            sample |= {P99: pace["p99_us"] / 1e3}
-            for version in ("1.1",) if isinstance(contestant, Squid) else ("1.1", "2"):
-                sample[f"{DOWN}, HTTP/{version}"] = loads.download(topology, origin, version)
-                sample[f"{UP}, HTTP/{version}"] = loads.upload(topology, origin, version)
-        failed = pace["failed"] + sum(report["failed"] for report in reports.values())
-        done = pace["done"] + sum(report["done"] for report in reports.values())
-        return sample | {FAILED: failed, DONE: done + 2}
-
-    return run
+def _sample(topology: Topology, contestant: Contestant, origin: Origin, seconds: float) -> Sample:
+    """One turn of a contestant under all loads."""
+    with steered(topology, contestant):
+        reports = {
+            PLAIN: loads.wrk(topology, f"{PLAIN_URL}/1k", seconds),
+            TLS: loads.wrk(topology, f"{TLS_URL}/1k", seconds),
+            FRESH: loads.fresh(topology, "/1k", seconds),
+        }
+        if not isinstance(contestant, Squid):
+            reports[H2] = loads.h2load(topology, "/1k", seconds)
+        sample = {metric: report["done"] / report["seconds"] for metric, report in reports.items()}
+        pace = loads.paced(topology, "/1k", sample[TLS] / 2, seconds)
+        sample |= {P99: pace["p99_us"] / 1e3}
+        for version in ("1.1",) if isinstance(contestant, Squid) else ("1.1", "2"):
+            sample[f"{DOWN}, HTTP/{version}"] = loads.download(topology, origin, version)
+            sample[f"{UP}, HTTP/{version}"] = loads.upload(topology, origin, version)
+    failed = pace["failed"] + sum(report["failed"] for report in reports.values())
+    done = pace["done"] + sum(report["done"] for report in reports.values())
+    return sample | {FAILED: failed, DONE: done + 2}
 
 
 def _lost(topology: Topology, reading: Reading, figure: Figure) -> float:

@@ -280,20 +280,21 @@ def test_a_kill_resets_both_ends_and_leaves_no_entry(kind, version):
         exchange(*stage.pair(version))
 
 
-HALF_OPEN = "table ip t { chain c { type filter hook output priority 0; tcp flags & (syn | ack) != syn drop; }; }\n"
+HALF_OPEN = "table inet t { chain c { type filter hook output priority 0; tcp flags & (syn | ack) != syn drop; }; }\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_connection_that_its_client_never_completes_ends_as_soon_as_one_that_nobody_answers(kind):
+@VERSIONS
+def test_a_connection_that_its_client_never_completes_ends_as_soon_as_one_that_nobody_answers(kind, version):
     with scene(kind, more="timeouts: {connect_s: 1}\n") as stage:
-        kept, far = stage.pair(4)
+        kept, far = stage.pair(version)
         nft(stage.client, HALF_OPEN)
-        with stage.sock(stage.client, 4, socket.SOCK_STREAM) as client:
+        with stage.sock(stage.client, version, socket.SOCK_STREAM) as client:
             client.setblocking(False)
-            client.connect_ex((ORIGIN[4], far.getsockname()[1]))
+            client.connect_ex((ORIGIN[version], far.getsockname()[1]))
             (record,) = until(lambda: stage.proxy.ended(protocol="tcp"))
         assert (record.close_reason, record.history) == ("client_idle_timeout", "Sh")
-        nft(stage.client, "delete table ip t\n")
+        nft(stage.client, "delete table inet t\n")
         exchange(kept, far)
 
 
